@@ -1,0 +1,213 @@
+"""Build of the C extension; everything that is plain metadata is in pyproject.toml.
+
+Switches, all environment variables:
+
+PYLOOP_DEBUG=1                      asserts on, -O1 -g
+PYLOOP_SANITIZE=address,undefined   compile and link with these sanitizers
+PYLOOP_STATIC_LIBUV=1               link libuv's static archive instead of the library
+PYLOOP_WERROR=1                     a compiler warning is an error (CI)
+PKG_CONFIG=...                      the pkg-config to ask (default: pkg-config)
+"""
+
+import glob
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import sysconfig
+
+import setuptools
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SOURCES = (
+    "csrc/module.c",
+    "csrc/base/state.c",
+    "csrc/base/errors.c",
+    "csrc/base/call.c",
+    "csrc/base/args.c",
+    "csrc/ds/heap.c",
+    "csrc/ds/ring.c",
+    "csrc/loop/loop.c",
+    "csrc/loop/run.c",
+    "csrc/loop/handle.c",
+    "csrc/loop/timers.c",
+    "csrc/loop/threadsafe.c",
+    "csrc/loop/fds.c",
+    "csrc/loop/fds_epoll.c",
+    "csrc/loop/fds_uvpoll.c",
+    "csrc/loop/sockaddr.c",
+    "csrc/loop/sockops.c",
+    "csrc/loop/names.c",
+    "csrc/transport/stream.c",
+    "csrc/transport/read.c",
+    "csrc/transport/write.c",
+    "csrc/transport/server.c",
+)
+
+LIBUV_MINIMUM = "1.44"
+SETUPTOOLS_MINIMUM = 77  # the first that reads `license = "MIT"` in pyproject.toml
+
+WARNINGS = (
+    "-Wall",
+    "-Wextra",
+    "-Wshadow",
+    "-Wconversion",
+    "-Wstrict-prototypes",
+    "-Wmissing-prototypes",
+    "-Wvla",
+)
+
+HOW_TO_INSTALL = """\
+    Debian, Ubuntu:  apt-get install libuv1-dev pkg-config
+    Fedora:          dnf install libuv-devel pkgconf
+    Alpine:          apk add libuv-dev pkgconf
+    macOS:           brew install libuv pkg-config"""
+
+
+def fail(problem, hint=""):
+    """End the build with a message instead of a traceback."""
+    raise SystemExit(f"\npyloop cannot be built: {problem}\n{hint}".rstrip() + "\n")
+
+
+def switch(name):
+    """Whether the environment variable `name` is set to something but 0."""
+    return os.environ.get(name, "0") not in ("", "0")
+
+
+def pkg_config(*arguments):
+    """The words that `pkg-config ARGUMENTS libuv` prints; None if it says no."""
+    command = [os.environ.get("PKG_CONFIG", "pkg-config"), *arguments, "libuv"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        fail(
+            f"{command[0]} was not found, and it is how libuv is found. Install both:",
+            HOW_TO_INSTALL,
+        )
+    return shlex.split(done.stdout) if done.returncode == 0 else None
+
+
+def require_libuv():
+    """End the build unless a libuv that is new enough can be compiled against."""
+    version = pkg_config("--modversion")
+    if version is None:
+        fail("libuv's headers were not found. Install them:", HOW_TO_INSTALL)
+    if pkg_config(f"--atleast-version={LIBUV_MINIMUM}") is None:
+        fail(
+            f"libuv {version[0]} is too old, {LIBUV_MINIMUM} or later is needed:",
+            HOW_TO_INSTALL,
+        )
+
+
+def static_libuv():
+    """The static archive's path, and the libraries and options it needs itself."""
+    folders = pkg_config("--variable=libdir")
+    for folder in folders or ():
+        # CMake builds named it libuv_a.a until 1.45; autotools and later ones libuv.a.
+        for name in ("libuv_a.a", "libuv.a"):
+            path = os.path.join(folder, name)
+            if os.path.exists(path):
+                needs = pkg_config("--static", "--libs") or []
+                return path, [word for word in needs if word not in ("-luv", "-luv_a")]
+    fail(
+        f"PYLOOP_STATIC_LIBUV is set, and no libuv_a.a or libuv.a is in {folders}.",
+        "On Alpine it is in libuv-static; on Fedora in libuv-static.",
+    )
+
+
+def configure(extension):
+    """Fill in the options of the compiler and of the linker."""
+    compile_args = ["-std=c11", "-fvisibility=hidden", *WARNINGS]
+    link_args = []
+    if switch("PYLOOP_WERROR"):
+        compile_args.append("-Werror")
+
+    # These come after the interpreter's own flags, so they win over them.
+    if switch("PYLOOP_DEBUG"):
+        compile_args += ["-O1", "-g", "-UNDEBUG", "-DPYLOOP_DEBUG=1"]
+    else:
+        compile_args += ["-O3", "-DNDEBUG"]
+    if sanitizers := os.environ.get("PYLOOP_SANITIZE"):
+        flag = f"-fsanitize={sanitizers}"
+        compile_args += [flag, "-fno-omit-frame-pointer", "-g"]
+        link_args.append(flag)
+
+    # System headers, so that the warnings are about our code only.
+    paths = sysconfig.get_paths()
+    for folder in dict.fromkeys((paths["include"], paths["platinclude"])):
+        compile_args += ["-isystem", folder]
+    for word in pkg_config("--cflags") or []:
+        compile_args += ["-isystem", word[2:]] if word.startswith("-I") else [word]
+
+    if switch("PYLOOP_STATIC_LIBUV"):
+        archive, needs = static_libuv()
+        extension.extra_objects.append(archive)
+        link_args += needs
+        if sys.platform != "darwin":
+            # Another libuv in the process (uvloop has one) must not meet ours.
+            link_args.append("-Wl,--exclude-libs,ALL")
+    else:
+        link_args += pkg_config("--libs") or []
+    extension.extra_compile_args += compile_args
+    extension.extra_link_args += link_args
+
+
+class BuildExt(build_ext):
+    """build_ext that knows libuv and the switches."""
+
+    def run(self):
+        if sys.platform == "win32":
+            fail("Windows is not supported; Linux is, and macOS should work.")
+        require_libuv()
+        for extension in self.extensions:
+            configure(extension)
+        self.drop_python_includes()
+        record = self.configuration_record()
+        wanted = repr([vars(extension) for extension in self.extensions])
+        self.force = self.force or not record.is_file() or record.read_text() != wanted
+        record.unlink(missing_ok=True)
+        super().run()
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(wanted)
+
+    def drop_python_includes(self):
+        """Take Python's headers off -I; configure() gives them as -isystem."""
+        paths = sysconfig.get_paths()
+        own = {paths["include"], paths["platinclude"]}
+        self.include_dirs = [path for path in self.include_dirs if path not in own]
+
+    def configuration_record(self):
+        """Where the last build's configuration is kept.
+
+        build_ext compares times of files only, so it would take a build without
+        asserts for one with them: a changed configuration forces a rebuild.
+        """
+        kind = "inplace" if self.inplace else "build"
+        return pathlib.Path(self.build_temp, f"configuration-{kind}.txt")
+
+
+def main():
+    """Run setuptools."""
+    if int(setuptools.__version__.partition(".")[0]) < SETUPTOOLS_MINIMUM:
+        fail(
+            f"setuptools {setuptools.__version__} is too old:",
+            f"    python -m pip install 'setuptools>={SETUPTOOLS_MINIMUM}'",
+        )
+    setup(
+        ext_modules=[
+            Extension(
+                "pyloop._core",
+                sources=list(SOURCES),
+                depends=sorted(glob.glob("csrc/**/*.h", recursive=True)),
+                include_dirs=["csrc"],
+            )
+        ],
+        cmdclass={"build_ext": BuildExt},
+    )
+
+
+# Build front ends run this file as __main__; the tests import it for SOURCES.
+if __name__ == "__main__":
+    main()
