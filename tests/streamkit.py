@@ -11,6 +11,7 @@ import functools
 import socket
 import struct
 import sys
+import warnings
 
 import pytest
 import support
@@ -56,6 +57,16 @@ def record_errors(loop):
     Errors nobody records are logged, and the suite fails a test that logs errors.
     """
     return support.ErrorRecorder(loop).__enter__()
+
+
+@contextlib.contextmanager
+def resource_warnings():
+    """Collect the texts of the ResourceWarnings that the block causes."""
+    texts = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield texts
+        texts += [str(w.message) for w in caught if w.category is ResourceWarning]
 
 
 def on_loop(test):
