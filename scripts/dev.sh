@@ -1,0 +1,153 @@
+#!/bin/sh
+# Every task of the project: sh scripts/dev.sh TASK [ARGUMENTS]. The Makefile calls it;
+# it needs nothing but a POSIX shell, Python >= 3.10 and (as root) a package manager.
+#
+#   build   the extension, in place            debug   asserts build and the test suite
+#   test    build and run the test suite       asan    the same with sanitizers
+#   demo    crawl a site, asyncio and pyloop   bench   compare loops
+#   lint    check style and types              fmt     apply the style
+#   python  run the environment's Python       clean   remove everything built
+#
+# PYTHON=python3.12 chooses the interpreter; ARGUMENTS go to pytest, the demo or bench.
+set -eu
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+. "$root/scripts/setup.sh"
+
+task=${1:-help}
+[ $# -eq 0 ] || shift
+
+# The extension of the tree $1, with the build switches that are in the environment.
+build_in() {
+    say "building the C core for Python $python_version"
+    (cd "$1" && "$venv_python" setup.py -q build_ext --inplace) || die "the build failed"
+}
+
+# pytest in the tree $1, which is also where every child process finds pyloop.
+pytest_in() {
+    tree=$1
+    shift
+    cd "$tree"
+    "$venv_python" -c "import pyloop._core as core
+assert core.__file__.startswith('$tree'), core.__file__"
+    PYTHONPATH=$tree "$venv_python" -m pytest "$@"
+}
+
+prepare() {
+    choose_python
+    need_system
+    need_venv "$@"
+}
+
+# A copy of the tree for the kind of build $1; prints its path.
+copy_for() {
+    "$venv_python" "$root/scripts/copy_tree.py" "$root/build/$1-$python_version"
+    printf '%s' "$root/build/$1-$python_version"
+}
+
+run_asan() {
+    prepare test
+    want_wrk
+    export PYLOOP_DEBUG=1 PYLOOP_SANITIZE=address,undefined
+    copy=$(copy_for asan)
+    build_in "$copy"
+    runtime=$(ldd "$copy"/pyloop/_core.*.so | awk '/libasan/ { print $3 }')
+    [ -n "$runtime" ] || die "the sanitizers' shared runtime (libasan) was not found"
+    # The interpreter is not instrumented, so the runtime has to come before it. Leaks
+    # are counted by the suite's teardown: what the interpreter keeps is no leak of ours.
+    export PYTHONMALLOC=malloc
+    export ASAN_OPTIONS=detect_leaks=0
+    export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+    export LD_PRELOAD="$runtime"
+    pytest_in "$copy" "$@"
+}
+
+run_lint() {
+    prepare test dev
+    build_in "$root"
+    bin=$root/build/venv-$python_version/bin
+    cd "$root"
+    failed=
+    lint_step() {
+        say "$*"
+        "$@" || failed="$failed $(basename "$1")"
+    }
+    # shellcheck disable=SC2046  # no source has a blank in its name
+    lint_step "$bin/clang-format" --dry-run --Werror $(c_files)
+    lint_step "$bin/ruff" check .
+    lint_step "$bin/ruff" format --check .
+    lint_step "$bin/mypy"
+    lint_step "$bin/stubtest" pyloop._core
+    [ -z "$failed" ] || die "lint failed:$failed"
+    say "lint passed"
+}
+
+run_fmt() {
+    prepare dev
+    bin=$root/build/venv-$python_version/bin
+    cd "$root"
+    # shellcheck disable=SC2046
+    "$bin/clang-format" -i $(c_files)
+    "$bin/ruff" check --fix --select I,UP,W .
+    "$bin/ruff" format .
+}
+
+c_files() {
+    find csrc tests benchmarks -name build -prune -o -name '*.[ch]' -print
+}
+
+case $task in
+build)
+    prepare
+    build_in "$root"
+    ;;
+python)
+    prepare test
+    PYTHONPATH=$root exec "$venv_python" "$@"
+    ;;
+test)
+    prepare test
+    want_wrk
+    build_in "$root"
+    pytest_in "$root" "$@"
+    ;;
+debug)
+    prepare test
+    want_wrk
+    export PYLOOP_DEBUG=1
+    copy=$(copy_for debug)
+    build_in "$copy"
+    pytest_in "$copy" "$@"
+    ;;
+asan)
+    run_asan "$@"
+    ;;
+demo)
+    prepare demo
+    build_in "$root"
+    PYTHONPATH=$root exec "$venv_python" "$root/examples/crawler/demo.py" "$@"
+    ;;
+bench)
+    prepare test dev
+    want_wrk
+    build_in "$root"
+    PYTHONPATH=$root exec "$venv_python" "$root/benchmarks/compare.py" "$@"
+    ;;
+lint)
+    run_lint
+    ;;
+fmt)
+    run_fmt
+    ;;
+clean)
+    cd "$root"
+    rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache pyloop/*.so
+    find . -name __pycache__ -type d -prune -exec rm -rf {} +
+    ;;
+help)
+    sed -n '2,/^set -eu/ { /^#/ s/^# \{0,1\}//p; }' "$root/scripts/dev.sh"
+    ;;
+*)
+    die "no task is named '$task'; see: sh scripts/dev.sh help"
+    ;;
+esac
