@@ -178,6 +178,17 @@ class Recorder(_Calls, asyncio.Protocol):
         self._record("data_received", data)
 
 
+class TlsRecorder(Recorder):
+    """A Recorder for TLS: closes its transport when the connection is lost.
+
+    The TLS transport of Python 3.10 warns of not being closed otherwise.
+    """
+
+    def connection_lost(self, exc):
+        super().connection_lost(exc)
+        self.transport.close()
+
+
 class BufferedRecorder(_Calls, asyncio.BufferedProtocol):
     """A BufferedProtocol that records, with a buffer of *size* bytes."""
 
