@@ -48,6 +48,17 @@ def loop_class(kind):
     raise ValueError(f"unknown kind of loop: {kind!r}")
 
 
+def oracle_bug(kind, when, reason):
+    """Skip the test on asyncio where asyncio itself has a known bug.
+
+    when: whether this version of Python has it.  Other loops have to pass.
+    """
+    if kind == "asyncio" and when:
+        import pytest
+
+        pytest.skip(f"asyncio of this version of Python: {reason}")
+
+
 def core_stats():
     """Return pyloop's counts of live objects, or {} when pyloop is not imported."""
     core = sys.modules.get("pyloop._core")
