@@ -1,0 +1,481 @@
+/* fds_uvpoll.c - the portable way of watching: one uv_poll_t per descriptor on loop->uv.
+ *
+ * Owns: the poller with its timer (FdTable.uv_poller, freed when libuv has closed the
+ * timer) and a watch per armed descriptor (FdEntry.poller_data, freed likewise).
+ *
+ * libuv ends the process when the kernel refuses a descriptor that it registers inside
+ * uv_run: one that was closed, or whose number is a regular file's now. So nothing is
+ * given to libuv early. arm() notes what is wanted; just before uv_run the noted watches
+ * are looked at again, and those whose file is gone are dropped instead of started. It
+ * saves work as well: uv_poll_start costs two system calls, and a direction switched on
+ * and off again between two polls costs none.
+ *
+ * Invariant V1: entry->poller_data != NULL <=> entry->armed != 0, and then the watch's
+ *               generation and wanted are the entry's generation and armed.
+ * Invariant V2: outside uv_run, libuv has nothing left to register: a watch is started
+ *               only by uvpoll_start_changed, right before uv_run.
+ * Invariant V3: a retired watch is in no entry. Its handle is closing, or it is noted as
+ *               changed because its retirement is deferred.
+ * F3 here: a new watch has a new generation. One that is started anew keeps its own:
+ *          no event is held back across uv_run, so none is older than the start.
+ *
+ * Thread and GIL: as in loop.h. While uv_run is detached (poller->detached), another
+ * thread with the GIL may be in arm(): it touches no libuv handle then but the waker; it
+ * defers what has to be done and wakes the loop.
+ */
+#include "loop/fds.h"
+
+#include "base/errors.h"
+#include "loop/loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+typedef struct FdUvPoller FdUvPoller;
+typedef struct FdUvWatch FdUvWatch;
+
+/* Which file a number stands for. Equal ids prove little (all of Linux's eventfds have
+ * the same one), different ids prove that the number was closed and used again. */
+typedef struct {
+    dev_t device;
+    ino_t inode;
+} FileId;
+
+struct FdUvWatch {
+    uv_poll_t uv;       /* initialised if opened: on_watch_closed_nogil frees it then */
+    FdUvPoller *poller; /* borrowed: outlives every watch that is not closing */
+    FileId file;
+    int fd;
+    uint32_t generation;
+
+    /* Written with the GIL, never inside uv_run. */
+    uint8_t wanted; /* FD_*: what arm() asked for last */
+    uint8_t active; /* FD_*: what libuv watches; 0 after an error stopped it */
+    bool renew;     /* start it even if active == wanted: it may be another file */
+    bool opened;    /* false: created while the loop was detached */
+    bool retired;   /* V3 */
+    FdUvWatch *changed_next;
+    FdUvWatch **changed_slot; /* what points here; NULL: not in poller->changed */
+
+    /* Written inside uv_run, and by uvpoll_hand_over after it. */
+    uint8_t seen; /* FD_*: != 0 <=> in poller->ready */
+    bool failed;  /* libuv reported an error, and has stopped the handle */
+    FdUvWatch *ready_next;
+};
+
+struct FdUvPoller {
+    uv_timer_t timer; /* bounds a wait; open from init to close */
+    bool detached;    /* in uv_run without the GIL */
+    bool deferred;    /* arm() was called meanwhile: see uvpoll_settle */
+
+    FdUvWatch *changed; /* to be started, opened or retired; oldest first */
+    FdUvWatch **changed_end;
+
+    FdUvWatch *ready; /* what this uv_run reported, in libuv's order */
+    FdUvWatch **ready_end;
+    size_t ready_count;
+};
+
+static FdUvWatch *
+watch_from_uv(uv_handle_t *handle)
+{
+    return (FdUvWatch *)((char *)handle - offsetof(FdUvWatch, uv));
+}
+
+/* 0, or EBADF for a closed descriptor. */
+static int
+file_identify(int fd, FileId *file)
+{
+    struct stat status;
+    if (fstat(fd, &status) < 0) {
+        return errno;
+    }
+    *file = (FileId){.device = status.st_dev, .inode = status.st_ino};
+    return 0;
+}
+
+static bool
+file_equal(const FileId *a, const FileId *b)
+{
+    return a->device == b->device && a->inode == b->inode;
+}
+
+/* ---- poller->changed ---- */
+
+static void
+changed_add(FdUvPoller *poller, FdUvWatch *watch)
+{
+    if (watch->changed_slot == NULL) {
+        watch->changed_next = NULL;
+        watch->changed_slot = poller->changed_end;
+        *poller->changed_end = watch;
+        poller->changed_end = &watch->changed_next;
+    }
+}
+
+static void
+changed_remove(FdUvPoller *poller, FdUvWatch *watch)
+{
+    if (watch->changed_slot != NULL) {
+        *watch->changed_slot = watch->changed_next;
+        if (watch->changed_next != NULL) {
+            watch->changed_next->changed_slot = watch->changed_slot;
+        }
+        else {
+            poller->changed_end = watch->changed_slot;
+        }
+        watch->changed_slot = NULL;
+    }
+}
+
+/* ---- libuv's callbacks ---- */
+
+/* GIL: detached, or held in a poll that does not wait. Touches no PyObject and no list
+ * but poller->ready. libuv may report a descriptor more than once in a run (it polls
+ * again when more than 1024 are ready), so each watch gathers its own. */
+static void
+on_ready_nogil(uv_poll_t *handle, int status, int events)
+{
+    FdUvWatch *watch = watch_from_uv((uv_handle_t *)handle);
+    FdUvPoller *poller = watch->poller;
+    unsigned int mask;
+    if (status < 0) {
+        /* No events come with an error: every direction must look for itself. */
+        mask = FD_READ | FD_WRITE;
+        watch->failed = true;
+    }
+    else {
+        /* A hang-up alone arrives as every watched direction; with something left to
+         * read, as reading first, unless the kernel says writable itself (it mostly does).
+         */
+        mask = ((events & UV_READABLE) ? (unsigned int)FD_READ : 0u) |
+               ((events & UV_WRITABLE) ? (unsigned int)FD_WRITE : 0u);
+    }
+    if (mask != 0 && watch->seen == 0) {
+        watch->ready_next = NULL;
+        *poller->ready_end = watch;
+        poller->ready_end = &watch->ready_next;
+        poller->ready_count++;
+    }
+    watch->seen |= (uint8_t)mask;
+}
+
+/* GIL: as on_ready_nogil. Before 1.45, uv_run runs a timer that is due already before it
+ * polls, and would then wait as if there had been none: uv_stop keeps it from waiting. */
+static void
+on_timeout_nogil(uv_timer_t *timer)
+{
+    uv_stop(timer->loop);
+}
+
+/* GIL: as on_ready_nogil. */
+static void
+on_watch_closed_nogil(uv_handle_t *handle)
+{
+    free(watch_from_uv(handle));
+}
+
+/* GIL: held, in the loop's last uv_run. */
+static void
+on_timer_closed(uv_handle_t *handle)
+{
+    free((char *)handle - offsetof(FdUvPoller, timer));
+}
+
+/* ---- watches ---- */
+
+/* Not opened yet; NULL when memory is short (no exception). */
+static FdUvWatch *
+watch_new(FdUvPoller *poller, int fd, FileId file)
+{
+    FdUvWatch *watch = calloc(1, sizeof(*watch));
+    if (watch != NULL) {
+        watch->poller = poller;
+        watch->fd = fd;
+        watch->file = file;
+    }
+    return watch;
+}
+
+/* Initialises the handle; asks the kernel whether it can watch such a file at all. 0, or
+ * a positive errno: EPERM for a regular file, EEXIST for a descriptor of libuv's own. */
+static int
+watch_open(LoopObject *loop, FdUvWatch *watch)
+{
+    assert(!watch->opened && !watch->poller->detached);
+    int flags = fcntl(watch->fd, F_GETFL);
+    if (flags < 0) {
+        return errno;
+    }
+    int err = uv_poll_init(&loop->uv, &watch->uv, watch->fd);
+    if (!(flags & O_NONBLOCK)) {
+        /* libuv made it non-blocking, but it is the user's, and so is who shares it: a
+         * shell has the same terminal. Cannot fail where F_GETFL did not. */
+        (void)fcntl(watch->fd, F_SETFL, flags);
+    }
+    watch->opened = err == 0;
+    return -err;
+}
+
+/* Ends the watch; the caller has taken it out of its entry. */
+static void
+watch_retire(FdUvPoller *poller, FdUvWatch *watch)
+{
+    watch->retired = true;
+    if (poller->detached) {
+        changed_add(poller, watch);
+        poller->deferred = true;
+        return;
+    }
+    changed_remove(poller, watch);
+    if (watch->opened) {
+        uv_close((uv_handle_t *)&watch->uv, on_watch_closed_nogil);
+    }
+    else {
+        free(watch);
+    }
+}
+
+static void
+entry_drop_watch(FdUvPoller *poller, FdEntry *entry)
+{
+    FdUvWatch *watch = entry->poller_data;
+    entry->poller_data = NULL;
+    entry->armed = 0;
+    if (watch != NULL) {
+        watch_retire(poller, watch);
+    }
+}
+
+/* The descriptor of a noted watch was closed, or libuv will not have it. As with epoll,
+ * a closed descriptor is just not reported any more. */
+static void
+uvpoll_drop(LoopObject *loop, FdUvWatch *watch)
+{
+    FdEntry *entry = fds_entry(loop, watch->fd);
+    assert(entry != NULL && entry->poller_data == watch);
+    entry_drop_watch(loop->fds.uv_poller, entry);
+}
+
+/* ---- the poller's interface ---- */
+
+/* A new watch for fd in the place of the entry's former one. 0, or a positive errno. */
+static int
+uvpoll_replace(LoopObject *loop, FdEntry *entry, int fd, FileId file)
+{
+    FdUvPoller *poller = loop->fds.uv_poller;
+    FdUvWatch *watch = watch_new(poller, fd, file);
+    if (watch == NULL) {
+        return ENOMEM;
+    }
+    entry_drop_watch(poller, entry); /* first: libuv has one handle per number */
+    int err = poller->detached ? 0 : watch_open(loop, watch);
+    if (err != 0) {
+        free(watch);
+        return err;
+    }
+    entry->generation++; /* F3 */
+    entry->pending = 0;
+    entry->poller_data = watch;
+    watch->generation = entry->generation;
+    return 0;
+}
+
+static int
+uvpoll_arm(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask)
+{
+    FdUvPoller *poller = loop->fds.uv_poller;
+    FdUvWatch *watch = entry->poller_data;
+    assert((watch != NULL) == (entry->armed != 0)); /* V1 */
+    if (mask == 0) {
+        entry_drop_watch(poller, entry);
+        return 0;
+    }
+    /* A transport tells when it closes its descriptor; of others nothing is known. */
+    bool owned = entry->transport != NULL;
+    if (watch == NULL || !owned) {
+        FileId file;
+        int err = file_identify(fd, &file);
+        if (err == 0 && (watch == NULL || !file_equal(&file, &watch->file))) {
+            err = uvpoll_replace(loop, entry, fd, file);
+        }
+        if (err != 0) {
+            entry_drop_watch(poller, entry);
+            return err;
+        }
+        watch = entry->poller_data;
+    }
+    /* Asked for what is armed already, or for more: the same id may be another file. */
+    bool shrinks = (mask & ~(unsigned int)entry->armed) == 0 && mask != entry->armed;
+    watch->renew = watch->renew || (!owned && !shrinks);
+    watch->wanted = (uint8_t)mask;
+    entry->armed = (uint8_t)mask;
+    changed_add(poller, watch);
+    if (poller->detached) {
+        poller->deferred = true;
+        threadsafe_wake(loop);
+    }
+    return 0;
+}
+
+/* Opens and closes what arm() could not while the loop was detached. What fails to open
+ * is dropped: arm()'s caller, in a thread where it had no business, was told success. */
+static void
+uvpoll_settle(LoopObject *loop, FdUvPoller *poller)
+{
+    FdUvWatch *next;
+    for (FdUvWatch *watch = poller->changed; watch != NULL; watch = next) {
+        next = watch->changed_next;
+        if (watch->retired) {
+            /* It comes before its number's new watch, which libuv would refuse else. */
+            watch_retire(poller, watch);
+        }
+        else if (!watch->opened && watch_open(loop, watch) != 0) {
+            uvpoll_drop(loop, watch);
+        }
+    }
+    poller->deferred = false;
+}
+
+/* Tells libuv what changed since the last run (V2). */
+static void
+uvpoll_start_changed(LoopObject *loop, FdUvPoller *poller)
+{
+    FdUvWatch *watch;
+    while ((watch = poller->changed) != NULL) {
+        assert(watch->opened && !watch->retired);
+        changed_remove(poller, watch);
+        if (watch->active == watch->wanted && !watch->renew) {
+            continue; /* changed and changed back */
+        }
+        int events = ((watch->wanted & FD_READ) ? UV_READABLE : 0) |
+                     ((watch->wanted & FD_WRITE) ? UV_WRITABLE : 0);
+        FileId file;
+        if (file_identify(watch->fd, &file) != 0 || !file_equal(&file, &watch->file) ||
+            uv_poll_start(&watch->uv, events, on_ready_nogil) < 0) {
+            uvpoll_drop(loop, watch);
+            continue;
+        }
+        watch->active = watch->wanted;
+        watch->renew = false;
+    }
+}
+
+/* Hands what uv_run reported to the table. 0, or -1 with MemoryError: then what is ready
+ * still is so at the next poll. */
+static int
+uvpoll_hand_over(LoopObject *loop, FdUvPoller *poller)
+{
+    bool room = ring_reserve(&loop->ready, poller->ready_count);
+    FdUvWatch *next;
+    FdUvWatch *watch = poller->ready;
+    poller->ready = NULL;
+    poller->ready_end = &poller->ready;
+    poller->ready_count = 0;
+    for (; watch != NULL; watch = next) {
+        next = watch->ready_next;
+        unsigned int mask = watch->seen;
+        watch->seen = 0;
+        if (watch->failed) {
+            watch->failed = false;
+            watch->active = 0;
+            if (!watch->retired) {
+                changed_add(poller, watch); /* to be started again, if still wanted */
+            }
+        }
+        if (room) {
+            /* May disarm, which retires the watch; it is freed by the next uv_run. */
+            fds_record(loop, watch->fd, watch->generation, mask);
+        }
+    }
+    if (!room) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+/* Makes uv_run end after `seconds`: at a whole millisecond of libuv's clock, which is its
+ * resolution, and never at an earlier one. */
+static void
+uvpoll_start_timer(LoopObject *loop, FdUvPoller *poller, double seconds)
+{
+    const double longest = 86400.0; /* beyond a day the wait just ends early once */
+    const uint64_t ms = 1000000;    /* in nanoseconds */
+    double wait = ceil((seconds < longest ? seconds : longest) * 1e9);
+    uint64_t deadline = (uv_hrtime() + (uint64_t)wait + ms - 1) / ms;
+    uv_update_time(&loop->uv); /* the timer counts from libuv's idea of now */
+    uint64_t now = uv_now(&loop->uv);
+    /* Cannot fail: the timer is not closing. */
+    (void)uv_timer_start(&poller->timer, on_timeout_nogil,
+                         deadline > now ? deadline - now : 0, 0);
+}
+
+static int
+uvpoll_poll(LoopObject *loop, double seconds, bool detach)
+{
+    FdUvPoller *poller = loop->fds.uv_poller;
+    uv_run_mode mode = seconds > 0 ? UV_RUN_ONCE : UV_RUN_NOWAIT;
+    assert(!poller->detached && !poller->deferred && poller->ready == NULL);
+    uvpoll_start_changed(loop, poller);
+    if (seconds > 0 && !isinf(seconds)) {
+        uvpoll_start_timer(loop, poller, seconds);
+    }
+    /* uv_run returns whether handles are left: the waker always is. It restarts a wait
+     * that a signal interrupted: the wake-up descriptor of signals ends it. */
+    if (detach) {
+        poller->detached = true;
+        PyThreadState *thread = PyEval_SaveThread();
+        (void)uv_run(&loop->uv, mode);
+        PyEval_RestoreThread(thread);
+        poller->detached = false;
+    }
+    else {
+        (void)uv_run(&loop->uv, mode);
+    }
+    (void)uv_timer_stop(&poller->timer); /* cannot fail; may not have been started */
+    if (poller->deferred) {
+        uvpoll_settle(loop, poller);
+    }
+    return uvpoll_hand_over(loop, poller);
+}
+
+static int
+uvpoll_init(LoopObject *loop)
+{
+    FdUvPoller *poller = calloc(1, sizeof(*poller));
+    if (poller == NULL) {
+        return ENOMEM;
+    }
+    poller->changed_end = &poller->changed;
+    poller->ready_end = &poller->ready;
+    (void)uv_timer_init(&loop->uv, &poller->timer); /* cannot fail */
+    loop->fds.uv_poller = poller;
+    return 0;
+}
+
+/* Everything is freed by the uv_run that follows. */
+static void
+uvpoll_close(LoopObject *loop)
+{
+    FdTable *table = &loop->fds;
+    FdUvPoller *poller = table->uv_poller;
+    assert(!poller->detached);
+    for (size_t fd = 0; fd < table->capacity; fd++) {
+        entry_drop_watch(poller, &table->entries[fd]);
+    }
+    assert(poller->changed == NULL && poller->ready == NULL);
+    uv_close((uv_handle_t *)&poller->timer, on_timer_closed);
+    table->uv_poller = NULL;
+}
+
+const FdPoller fds_uvpoll_poller = {
+    .name = "uv_poll",
+    .init = uvpoll_init,
+    .close = uvpoll_close,
+    .arm = uvpoll_arm,
+    .poll = uvpoll_poll,
+};
