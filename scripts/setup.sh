@@ -31,7 +31,7 @@ PROGRAM
 
 # Folders in which pyenv keeps interpreters, those that are on PATH come first anyway.
 pyenv_versions() {
-    home=${HOME:-$(eval "printf '%s' ~$(id -un)")}
+    home=${HOME:-$(eval "printf '%s' ~$(id -un 2>/dev/null)")}
     for folder in "${PYENV_ROOT:-$home/.pyenv}"/versions/*/bin; do
         [ -x "$folder/python" ] && printf '%s\n' "$folder/python"
     done
@@ -154,6 +154,9 @@ install_packages() {
 need_system() {
     missing=$(missing_parts)
     [ -n "$missing" ] || return 0
+    case $(uname -s)-$missing in
+    Darwin-compiler*) die "the compiler is missing - run: xcode-select --install" ;;
+    esac
     install=$(package_manager)
     # shellcheck disable=SC2086  # the words are meant to be split
     packages=$(packages_for "${install%% *}" $missing)
@@ -161,10 +164,14 @@ need_system() {
         die "missing: ${missing}(a C compiler, Python's headers and venv module," \
             "pkg-config and libuv >= $LIBUV_MINIMUM with its headers are needed)"
     fi
-    may_install "$install" || die "missing: ${missing}- run: sudo $install $packages"
+    case $install in
+    brew*) command_line="$install $packages" ;;
+    *) command_line="sudo $install $packages" ;;
+    esac
+    may_install "$install" || die "missing: ${missing}- run: $command_line"
     say "installing $packages"
     # shellcheck disable=SC2086
-    install_packages "$install" $packages >&2 || die "failed: $install $packages"
+    install_packages "$install" $packages >&2 </dev/null || die "failed: $install $packages"
     missing=$(missing_parts)
     [ -z "$missing" ] || die "still missing after $install $packages: $missing"
 }

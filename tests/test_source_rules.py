@@ -6,6 +6,7 @@ They are about text, so they run on no loop.
 import ast
 import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -35,7 +36,7 @@ TABLES = {
 
 def tree_files():
     """Every file of the project: what git tracks, or all of an unpacked archive."""
-    if (ROOT / ".git").exists():
+    if (ROOT / ".git").exists() and shutil.which("git"):
         listed = subprocess.run(
             ["git", "-c", "safe.directory=*", "ls-files", "-z"],
             cwd=ROOT,
