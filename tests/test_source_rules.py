@@ -199,8 +199,8 @@ def test_no_pygilstate(core):
     assert not matches(core, r"\bPyGILState_")
 
 
-def test_only_the_module_definition_is_extern(core):
-    found = matches(core, r"^\s*extern\b")
+def test_only_constants_and_the_module_definition_are_extern(core):
+    found = matches(core, r"^\s*extern\b(?! const \w+ \w+;)")
     assert not [line for line in found if "PyModuleDef pyloop_module_def;" not in line]
 
 
@@ -213,10 +213,11 @@ def writable_data(text):
         if end != "(" and not constant and not TABLES.intersection(declared.split()):
             yield declared.strip()
     for declared in re.findall(r"^\w[\w \t*]*[ *]\w+(?=[ \t]*[;=\[])", text, re.M):
-        harmless = (
-            r"static|typedef|extern|(struct|enum|union) \w+$|.*\bpyloop_module_def$"
-        )
-        if not re.match(harmless, declared):
+        constant = re.search(r"\bconst\b", declared.rpartition("*")[2])
+        no_data = r"static|typedef|extern|(struct|enum|union) \w+$"
+        if not (
+            constant or re.match(no_data, declared) or "pyloop_module_def" in declared
+        ):
             yield declared
 
 
@@ -237,7 +238,9 @@ def test_no_writable_static_data(core):
         ("static struct { int a; } table = {0};", True),
         ("int counter;", True),
         ("PyObject *cache = NULL;", True),
+        ("const char *name = NULL;", True),
         ("static const int limit = 4;", False),
+        ("const FdPoller poller = {\n    .open = NULL,\n};", False),
         ("static const char *const names[] = {NULL};", False),
         ("static const struct { int a; } table[] = {{1}};", False),
         ("static PyMethodDef loop_methods[] = {{0}};", False),
