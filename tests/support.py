@@ -143,6 +143,26 @@ def wait_for_condition(predicate, timeout=PATIENCE, what="condition"):
         time.sleep(0.001)
 
 
+def wait_until_asleep(thread, process="self"):
+    """Block until the kernel says that a thread sleeps: the loop in it waits.
+
+    thread: its native id (the process id is that of its main thread).  A signal sent
+    before that may come between asyncio's last look at signals and its system call.
+    """
+
+    def asleep():
+        with open(f"/proc/{process}/task/{thread}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "S"
+
+    def asleep_for_a_while():
+        if not asleep():
+            return False
+        time.sleep(0.01)
+        return asleep()
+
+    wait_for_condition(asleep_for_a_while, what=f"thread {thread} sleeps")
+
+
 # --- what is reported --------------------------------------------------------------
 
 
