@@ -85,16 +85,16 @@ watch_from_uv(uv_handle_t *handle)
     return (FdUvWatch *)((char *)handle - offsetof(FdUvWatch, uv));
 }
 
-/* 0, or EBADF for a closed descriptor. */
-static int
+/* False for a closed descriptor: there is no other reason for fstat to fail. */
+static bool
 file_identify(int fd, FileId *file)
 {
     struct stat status;
-    if (fstat(fd, &status) < 0) {
-        return errno;
+    bool found = fstat(fd, &status) == 0;
+    if (found) {
+        *file = (FileId){.device = status.st_dev, .inode = status.st_ino};
     }
-    *file = (FileId){.device = status.st_dev, .inode = status.st_ino};
-    return 0;
+    return found;
 }
 
 static bool
@@ -298,8 +298,11 @@ uvpoll_arm(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask)
     bool owned = entry->transport != NULL;
     if (watch == NULL || !owned) {
         FileId file;
-        int err = file_identify(fd, &file);
-        if (err == 0 && (watch == NULL || !file_equal(&file, &watch->file))) {
+        int err = 0;
+        if (!file_identify(fd, &file)) {
+            err = EBADF;
+        }
+        else if (watch == NULL || !file_equal(&file, &watch->file)) {
             err = uvpoll_replace(loop, entry, fd, file);
         }
         if (err != 0) {
@@ -354,7 +357,7 @@ uvpoll_start_changed(LoopObject *loop, FdUvPoller *poller)
         int events = ((watch->wanted & FD_READ) ? UV_READABLE : 0) |
                      ((watch->wanted & FD_WRITE) ? UV_WRITABLE : 0);
         FileId file;
-        if (file_identify(watch->fd, &file) != 0 || !file_equal(&file, &watch->file) ||
+        if (!file_identify(watch->fd, &file) || !file_equal(&file, &watch->file) ||
             uv_poll_start(&watch->uv, events, on_ready_nogil) < 0) {
             uvpoll_drop(loop, watch);
             continue;
