@@ -1,0 +1,124 @@
+/* args.c - see args.h. */
+#include "base/args.h"
+
+#include <limits.h>
+#include <string.h>
+
+static Py_ssize_t
+args_index_of(const ArgsSpec *spec, PyObject *name)
+{
+    for (Py_ssize_t i = 0; i < spec->count; i++) {
+        if (PyUnicode_CompareWithASCIIString(name, spec->names[i]) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+int
+args_parse(const ArgsSpec *spec, PyObject *const *args, Py_ssize_t nargs,
+           PyObject *kwnames, PyObject **out)
+{
+    if (nargs > spec->positional) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s() takes at most %zd positional arguments (%zd given)",
+                     spec->function, spec->positional, nargs);
+        return -1;
+    }
+    memset(out, 0, (size_t)spec->count * sizeof(*out));
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        out[i] = args[i];
+    }
+    Py_ssize_t nkw = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
+    for (Py_ssize_t i = 0; i < nkw; i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        Py_ssize_t index = args_index_of(spec, name);
+        if (index < 0) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'",
+                         spec->function, name);
+            return -1;
+        }
+        if (out[index] != NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument '%U'",
+                         spec->function, name);
+            return -1;
+        }
+        out[index] = args[nargs + i];
+    }
+    for (Py_ssize_t i = 0; i < spec->required; i++) {
+        if (out[i] == NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() missing required argument: '%s'",
+                         spec->function, spec->names[i]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int
+args_parse_context(const char *function, PyObject *str_context, PyObject *const *args,
+                   Py_ssize_t nargs, PyObject *kwnames, PyObject **context)
+{
+    *context = NULL;
+    if (kwnames == NULL) {
+        return 0;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        if (name != str_context &&
+            PyUnicode_CompareWithASCIIString(name, "context") != 0) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'",
+                         function, name);
+            return -1;
+        }
+        PyObject *value = args[nargs + i];
+        if (value == Py_None) {
+            continue;
+        }
+        if (!PyContext_CheckExact(value)) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s() argument 'context' must be a contextvars.Context, not %s",
+                         function, Py_TYPE(value)->tp_name);
+            return -1;
+        }
+        *context = value;
+    }
+    return 0;
+}
+
+static int
+args_descriptor_from_int(PyObject *number)
+{
+    long fd = PyLong_AsLong(number);
+    if (fd == -1 && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_OverflowError)) {
+        return -1;
+    }
+    if (fd < 0 || fd > INT_MAX) {
+        PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %S", number);
+        return -1;
+    }
+    return (int)fd;
+}
+
+int
+args_descriptor(PyObject *str_fileno, PyObject *fileobj)
+{
+    if (PyLong_Check(fileobj)) {
+        return args_descriptor_from_int(fileobj);
+    }
+    PyObject *number = PyObject_CallMethodNoArgs(fileobj, str_fileno);
+    if (number != NULL && !PyLong_Check(number)) {
+        Py_SETREF(number, PyNumber_Long(number));
+    }
+    if (number == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError) ||
+            PyErr_ExceptionMatches(PyExc_TypeError) ||
+            PyErr_ExceptionMatches(PyExc_ValueError)) {
+            PyErr_Format(PyExc_ValueError, "Invalid file object: %R", fileobj);
+        }
+        return -1;
+    }
+    int fd = args_descriptor_from_int(number);
+    Py_DECREF(number);
+    return fd;
+}

@@ -1,0 +1,31 @@
+/* args.h - fast argument parsing for METH_FASTCALL methods. */
+#ifndef PYLOOP_BASE_ARGS_H
+#define PYLOOP_BASE_ARGS_H
+
+#include "base/compat.h"
+
+/* The parameters of one function: names[0..count), the first `required` must be given;
+ * the first `positional` may be given by position. */
+typedef struct {
+    const char *function;
+    const char *const *names;
+    Py_ssize_t count;
+    Py_ssize_t required;
+    Py_ssize_t positional;
+} ArgsSpec;
+
+/* Sorts args and keywords into out[0..spec->count) (borrowed; NULL where not given).
+ * 0, or -1 with TypeError as Python words it. */
+int args_parse(const ArgsSpec *spec, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames, PyObject **out);
+
+/* For callback methods, whose only keyword is context=: *context is borrowed, or NULL when
+ * absent or None. 0, or -1 with TypeError. */
+int args_parse_context(const char *function, PyObject *str_context,
+                       PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                       PyObject **context);
+
+/* An int or an object with fileno(); -1 with asyncio's ValueError or the object's error. */
+int args_descriptor(PyObject *str_fileno, PyObject *fileobj);
+
+#endif

@@ -1,0 +1,46 @@
+/* call.h - calling into Python. */
+#ifndef PYLOOP_BASE_CALL_H
+#define PYLOOP_BASE_CALL_H
+
+#include "base/compat.h"
+
+/* Calls callable(*args) inside context; as Context.run. args[-1] must be writable scratch
+ * (PY_VECTORCALL_ARGUMENTS_OFFSET). New reference, or NULL with an exception. */
+static inline PyObject *
+call_in_context(PyObject *context, PyObject *callable, PyObject *const *args,
+                size_t nargs)
+{
+    if (PyContext_Enter(context) < 0) {
+        return NULL;
+    }
+    PyObject *result = PyObject_Vectorcall(
+        callable, args, nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    if (PyContext_Exit(context) < 0) {
+        Py_CLEAR(result);
+    }
+    return result;
+}
+
+/* object.name(), object.name(arg), object.name(arg, arg2). */
+static inline PyObject *
+call_method0(PyObject *object, PyObject *name)
+{
+    PyObject *args[1] = {object};
+    return PyObject_VectorcallMethod(name, args, 1, NULL);
+}
+
+static inline PyObject *
+call_method1(PyObject *object, PyObject *name, PyObject *arg)
+{
+    PyObject *args[2] = {object, arg};
+    return PyObject_VectorcallMethod(name, args, 2, NULL);
+}
+
+static inline PyObject *
+call_method2(PyObject *object, PyObject *name, PyObject *arg, PyObject *arg2)
+{
+    PyObject *args[3] = {object, arg, arg2};
+    return PyObject_VectorcallMethod(name, args, 3, NULL);
+}
+
+#endif

@@ -1,0 +1,138 @@
+/* compat.h - Python.h first, and every #if on PY_VERSION_HEX of the project.
+ *
+ * Included by every other file before any other header. CPython 3.10 to 3.15.
+ */
+#ifndef PYLOOP_BASE_COMPAT_H
+#define PYLOOP_BASE_COMPAT_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* accept4, epoll_pwait2, recvmmsg */
+#endif
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#error "pyloop does not support Windows; use asyncio's ProactorEventLoop there"
+#endif
+
+#if PY_VERSION_HEX < 0x030A0000
+#error "pyloop needs CPython 3.10 or later"
+#endif
+
+/* Member definitions were renamed in 3.12; T_* stay, with another header. */
+#if PY_VERSION_HEX < 0x030C0000
+#define Py_T_PYSSIZET T_PYSSIZET
+#define Py_READONLY READONLY
+#endif
+
+/* One guard per slot, never a slot defined as 0. */
+#if PY_VERSION_HEX >= 0x030C0000
+#define PYLOOP_SLOT_INTERPRETERS                                                       \
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#else
+#define PYLOOP_SLOT_INTERPRETERS
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+#define PYLOOP_SLOT_GIL(value) {Py_mod_gil, value},
+#else
+#define PYLOOP_SLOT_GIL(value)
+#endif
+
+/* The exception being handled, as one owned object (3.12 has this itself). */
+#if PY_VERSION_HEX < 0x030C0000
+static inline PyObject *
+PyErr_GetRaisedException(void)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (type == NULL) {
+        return NULL;
+    }
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(value, traceback);
+        Py_DECREF(traceback);
+    }
+    Py_DECREF(type);
+    return value;
+}
+
+static inline void
+PyErr_SetRaisedException(PyObject *exc) /* steals exc */
+{
+    PyObject *type = (PyObject *)Py_TYPE(exc);
+    Py_INCREF(type);
+    PyErr_Restore(type, exc, PyException_GetTraceback(exc));
+}
+#endif
+
+/* 1 found, 0 absent (no exception), -1 error. */
+#if PY_VERSION_HEX < 0x030D0000
+static inline int
+PyObject_GetOptionalAttr(PyObject *obj, PyObject *name, PyObject **result)
+{
+    *result = PyObject_GetAttr(obj, name);
+    if (*result != NULL) {
+        return 1;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        return -1;
+    }
+    PyErr_Clear(); /* absent is an answer here */
+    return 0;
+}
+#endif
+
+/* 1 alive (new reference in *object), 0 dead, -1 error. */
+#if PY_VERSION_HEX < 0x030D0000
+static inline int
+PyWeakref_GetRef(PyObject *ref, PyObject **object)
+{
+    PyObject *target = PyWeakref_GetObject(ref);
+    if (target == NULL) {
+        *object = NULL;
+        return -1;
+    }
+    if (target == Py_None) {
+        *object = NULL;
+        return 0;
+    }
+    *object = Py_NewRef(target);
+    return 1;
+}
+#endif
+
+/* The defining module of a type or of one of its bases; borrowed. */
+#if PY_VERSION_HEX < 0x030B0000
+static inline PyObject *
+PyType_GetModuleByDef(PyTypeObject *type, PyModuleDef *def)
+{
+    PyObject *mro = type->tp_mro;
+    for (Py_ssize_t i = 0; mro != NULL && i < PyTuple_GET_SIZE(mro); i++) {
+        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(mro, i);
+        if (!PyType_HasFeature(base, Py_TPFLAGS_HEAPTYPE)) {
+            continue;
+        }
+        PyObject *module = ((PyHeapTypeObject *)base)->ht_module;
+        if (module != NULL && PyModule_Check(module) &&
+            PyModule_GetDef(module) == def) {
+            return module;
+        }
+    }
+    PyErr_Format(PyExc_TypeError, "%s is not a type of pyloop", type->tp_name);
+    return NULL;
+}
+#endif
+
+#if PY_VERSION_HEX < 0x030D0000
+#define Py_BEGIN_CRITICAL_SECTION(op) {
+#define Py_END_CRITICAL_SECTION() }
+#endif
+
+#endif

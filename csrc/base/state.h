@@ -1,0 +1,162 @@
+/* state.h - the module's state: one X-macro table each for types, names and imports.
+ *
+ * The struct, its traverse and its clear all come from these tables, so they cannot
+ * disagree. Who may use it: any object that holds the module strongly, or holds a Loop
+ * (which does); see docs/internals/ownership.md. After module_clear every member is
+ * NULL although the memory lives: dealloc paths use none of them.
+ */
+#ifndef PYLOOP_BASE_STATE_H
+#define PYLOOP_BASE_STATE_H
+
+#include "base/compat.h"
+
+/* Creation order: bases first. */
+#define PYLOOP_TYPES(X)                                                                \
+    X(Handle, handle)                                                                  \
+    X(TimerHandle, timerhandle)                                                        \
+    X(Loop, loop)                                                                      \
+    X(SocketTransport, stream)                                                         \
+    X(Listener, listener)                                                              \
+    X(SockOp, sockop)                                                                  \
+    X(NameQuery, namequery)
+
+/* Interned names. */
+#define PYLOOP_STRINGS(X)                                                              \
+    X(_asyncio_future_blocking)                                                        \
+    X(_attach)                                                                         \
+    X(_call_connection_lost)                                                           \
+    X(_start)                                                                          \
+    X(_accept_tls)                                                                     \
+    X(_resume)                                                                         \
+    X(_run)                                                                            \
+    X(_detach)                                                                         \
+    X(_check_callback)                                                                 \
+    X(_log_slow_callback)                                                              \
+    X(_report_callback_error)                                                          \
+    X(accept)                                                                          \
+    X(add_done_callback)                                                               \
+    X(append)                                                                          \
+    X(buffer_updated)                                                                  \
+    X(call_at)                                                                         \
+    X(call_exception_handler)                                                          \
+    X(call_soon)                                                                       \
+    X(close)                                                                           \
+    X(connect)                                                                         \
+    X(connection_lost)                                                                 \
+    X(connection_made)                                                                 \
+    X(context)                                                                         \
+    X(create_task)                                                                     \
+    X(create_future)                                                                   \
+    X(data_received)                                                                   \
+    X(debug)                                                                           \
+    X(done)                                                                            \
+    X(eof_received)                                                                    \
+    X(exception)                                                                       \
+    X(family)                                                                          \
+    X(fileno)                                                                          \
+    X(get_buffer)                                                                      \
+    X(getaddrinfo)                                                                     \
+    X(getnameinfo)                                                                     \
+    X(getpeername)                                                                     \
+    X(getsockname)                                                                     \
+    X(gettimeout)                                                                      \
+    X(handle)                                                                          \
+    X(loop)                                                                            \
+    X(message)                                                                         \
+    X(name)                                                                            \
+    X(pause_writing)                                                                   \
+    X(peername)                                                                        \
+    X(proto)                                                                           \
+    X(protocol)                                                                        \
+    X(resume_writing)                                                                  \
+    X(result)                                                                          \
+    X(sendto)                                                                          \
+    X(set_exception)                                                                   \
+    X(set_result)                                                                      \
+    X(slow_callback_duration)                                                          \
+    X(socket)                                                                          \
+    X(sockname)                                                                        \
+    X(source_traceback)                                                                \
+    X(flags)                                                                           \
+    X(recv)                                                                            \
+    X(recv_into)                                                                       \
+    X(recvfrom)                                                                        \
+    X(recvfrom_into)                                                                   \
+    X(send)                                                                            \
+    X(setblocking)                                                                     \
+    X(throw)                                                                           \
+    X(_ensure_resolved)                                                                \
+    X(getsockopt)                                                                      \
+    X(time)                                                                            \
+    X(transport)                                                                       \
+    X(type)                                                                            \
+    X(warning)
+
+/* Objects of Python's own library, looked up once at import: field, module, attribute. */
+#define PYLOOP_IMPORTS(X)                                                              \
+    X(AsyncioHandle, "asyncio.events", "Handle")                                       \
+    X(AsyncioTimerHandle, "asyncio.events", "TimerHandle")                             \
+    X(FlowControlMixin, "asyncio.transports", "_FlowControlMixin")                     \
+    X(BufferedProtocol, "asyncio.protocols", "BufferedProtocol")                       \
+    X(BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                           \
+    X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
+    X(Future, "asyncio.futures", "Future")                                             \
+    X(Task, "asyncio.tasks", "Task")                                                   \
+    X(set_result_unless_cancelled, "asyncio.futures", "_set_result_unless_cancelled")  \
+    X(extract_stack, "asyncio.format_helpers", "extract_stack")                        \
+    X(logger, "asyncio.log", "logger")                                                 \
+    X(sendfile_try_native, "asyncio.constants", "_SendfileMode.TRY_NATIVE")            \
+    X(socket_module, "socket", "")                                                     \
+    X(SocketType, "socket", "socket")                                                  \
+    X(socket_family, "_socket", "socket.family")                                       \
+    X(socket_type, "_socket", "socket.type")                                           \
+    X(socket_proto, "_socket", "socket.proto")                                         \
+    X(family_inet, "socket", "AF_INET")                                                \
+    X(family_inet6, "socket", "AF_INET6")                                              \
+    X(type_stream, "socket", "SOCK_STREAM")                                            \
+    X(type_dgram, "socket", "SOCK_DGRAM")                                              \
+    X(type_raw, "socket", "SOCK_RAW")                                                  \
+    X(SSLSocket, "ssl", "SSLSocket")
+
+/* Live objects, for tests: debug_stats() returns them. */
+#define PYLOOP_COUNTERS(X)                                                             \
+    X(loops)                                                                           \
+    X(handles)                                                                         \
+    X(transports)                                                                      \
+    X(servers)                                                                         \
+    X(sock_ops)                                                                        \
+    X(watches)
+
+typedef struct {
+#define X(N, f) PyTypeObject *N##Type;
+    PYLOOP_TYPES(X)
+#undef X
+#define X(n) PyObject *str_##n;
+    PYLOOP_STRINGS(X)
+#undef X
+#define X(f, module, attribute) PyObject *f;
+    PYLOOP_IMPORTS(X)
+#undef X
+    PyObject *empty_tuple;
+    PyObject *kwnames_loop;            /* ("loop",) */
+    PyObject *original_getaddrinfo;    /* socket.getaddrinfo as it was at import */
+    PyObject *original_getnameinfo;
+#define X(n) Py_ssize_t live_##n;
+    PYLOOP_COUNTERS(X)
+#undef X
+} PyloopState;
+
+extern PyModuleDef pyloop_module_def; /* module.c */
+
+/* Fills names and imports; the types come after (module.c). 0, or -1. */
+int state_init(PyloopState *state);
+int state_traverse(PyloopState *state, visitproc visit, void *arg);
+void state_clear(PyloopState *state);
+
+static inline PyloopState *
+state_of_module(PyObject *module)
+{
+    return (PyloopState *)PyModule_GetState(module);
+}
+
+#endif

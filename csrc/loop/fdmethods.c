@@ -1,0 +1,187 @@
+/* fdmethods.c - add_reader, add_writer, remove_reader, remove_writer.
+ *
+ * A watch made here owns a Handle. Its identity is the file object that the user gave (as
+ * in asyncio's selector), so that remove_reader(sock) finds it after sock.close().
+ */
+#include "loop/handle.h"
+
+#include "base/args.h"
+#include "base/errors.h"
+
+static int
+on_handle_ready(LoopObject *Py_UNUSED(loop), PyObject *owner)
+{
+    return handle_run((HandleObject *)owner);
+}
+
+int
+fd_check_no_transport(LoopObject *self, int fd, PyObject *fileobj)
+{
+    FdEntry *entry = fds_entry(self, fd);
+    if (entry == NULL || entry->transport == NULL) {
+        return 0;
+    }
+    PyErr_Format(PyExc_RuntimeError, "File descriptor %R is used by transport %R", fileobj,
+                 entry->transport);
+    return -1;
+}
+
+/* For the checks of asyncio's _ensure_fd_no_transport, which closed files pass. */
+static int
+fd_ensure(LoopObject *self, PyObject *fileobj, int *fd)
+{
+    *fd = args_descriptor(self->state->str_fileno, fileobj);
+    return *fd < 0 ? -1 : fd_check_no_transport(self, *fd, fileobj);
+}
+
+/* The replaced owner of a watch: a Handle is cancelled, as asyncio does. */
+static void
+fd_drop_replaced(LoopObject *self, PyObject *owner)
+{
+    if (owner != NULL && handle_check(self->state, owner)) {
+        handle_cancel((HandleObject *)owner);
+    }
+    Py_XDECREF(owner);
+}
+
+/* New reference to the handle. */
+static PyObject *
+fd_add(LoopObject *self, unsigned int direction, const char *function,
+       PyObject *const *args, Py_ssize_t nargs, bool check_transport)
+{
+    PyObject *replaced;
+    if (nargs < 2) {
+        PyErr_Format(PyExc_TypeError, "%s() missing required arguments: 'fd' and 'callback'",
+                     function);
+        return NULL;
+    }
+    int fd = args_descriptor(self->state->str_fileno, args[0]);
+    if (fd < 0 || (check_transport && fd_check_no_transport(self, fd, args[0]) < 0) ||
+        loop_check_closed(self) < 0) {
+        return NULL;
+    }
+    HandleObject *handle = handle_new(self, args[1], args + 2, nargs - 2, NULL);
+    if (handle == NULL) {
+        return NULL;
+    }
+    PyObject *identity = PyLong_Check(args[0]) ? NULL : args[0];
+    if (fds_watch(self, fd, direction, on_handle_ready, (PyObject *)handle, identity,
+                  &replaced) < 0) {
+        Py_DECREF(handle);
+        return NULL;
+    }
+    fd_drop_replaced(self, replaced);
+    return (PyObject *)handle;
+}
+
+/* The descriptor under which a file object that is closed by now was watched, or -1. */
+static int
+fd_find_closed(LoopObject *self, PyObject *fileobj)
+{
+    for (size_t fd = 0; fd < self->fds.capacity; fd++) {
+        if (self->fds.entries[fd].identity == fileobj) {
+            return (int)fd;
+        }
+    }
+    return -1;
+}
+
+static PyObject *
+fd_remove(LoopObject *self, unsigned int direction, PyObject *fileobj,
+          bool check_transport)
+{
+    int fd = args_descriptor(self->state->str_fileno, fileobj);
+    if (fd < 0) {
+        PyObject *exc = PyErr_GetRaisedException();
+        fd = PyLong_Check(fileobj) ? -1 : fd_find_closed(self, fileobj);
+        if (fd < 0) {
+            PyErr_SetRaisedException(exc);
+            return NULL;
+        }
+        Py_DECREF(exc);
+    }
+    else if (check_transport && fd_check_no_transport(self, fd, fileobj) < 0) {
+        return NULL;
+    }
+    if (self->closed) {
+        Py_RETURN_FALSE;
+    }
+    FdEntry *entry = fds_entry(self, fd);
+    PyObject *owner =
+        entry != NULL ? entry->slots[direction == FD_READ ? 0 : 1].owner : NULL;
+    if (owner == NULL || entry->transport != NULL) {
+        Py_RETURN_FALSE; /* a transport's own watch is not the user's to remove */
+    }
+    fd_drop_replaced(self, fds_unwatch(self, fd, direction, false));
+    Py_RETURN_TRUE;
+}
+
+PyObject *
+fd_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *handle =
+        fd_add((LoopObject *)op, FD_READ, "add_reader", args, nargs, true);
+    if (handle == NULL) {
+        return NULL;
+    }
+    Py_DECREF(handle);
+    Py_RETURN_NONE;
+}
+
+PyObject *
+fd_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *handle =
+        fd_add((LoopObject *)op, FD_WRITE, "add_writer", args, nargs, true);
+    if (handle == NULL) {
+        return NULL;
+    }
+    Py_DECREF(handle);
+    Py_RETURN_NONE;
+}
+
+PyObject *
+fd_private_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    return fd_add((LoopObject *)op, FD_READ, "_add_reader", args, nargs, false);
+}
+
+PyObject *
+fd_private_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    return fd_add((LoopObject *)op, FD_WRITE, "_add_writer", args, nargs, false);
+}
+
+PyObject *
+fd_remove_reader(PyObject *op, PyObject *fileobj)
+{
+    return fd_remove((LoopObject *)op, FD_READ, fileobj, true);
+}
+
+PyObject *
+fd_remove_writer(PyObject *op, PyObject *fileobj)
+{
+    return fd_remove((LoopObject *)op, FD_WRITE, fileobj, true);
+}
+
+PyObject *
+fd_private_remove_reader(PyObject *op, PyObject *fileobj)
+{
+    return fd_remove((LoopObject *)op, FD_READ, fileobj, false);
+}
+
+PyObject *
+fd_private_remove_writer(PyObject *op, PyObject *fileobj)
+{
+    return fd_remove((LoopObject *)op, FD_WRITE, fileobj, false);
+}
+
+PyObject *
+fd_ensure_no_transport(PyObject *op, PyObject *fileobj)
+{
+    int fd;
+    if (fd_ensure((LoopObject *)op, fileobj, &fd) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}

@@ -1,0 +1,277 @@
+/* fds_epoll.c - the Linux poller: the loop's own epoll descriptor, in which libuv's
+ * backend descriptor is one among others (docs/decisions/0001).
+ *
+ * Owns: FdTable.epfd and .timerfd. One system call per wait; libuv is entered only when
+ * its own descriptor is ready, that is when another thread woke the loop. The timerfd
+ * carries deadlines finer than epoll_wait's milliseconds; it is edge-triggered and never
+ * read, and armed anew only when the earliest deadline moved forward.
+ */
+#include "loop/fds.h"
+
+#ifdef __linux__
+
+#include "base/errors.h"
+#include "loop/loop.h"
+
+#include <errno.h>
+#include <math.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+enum {
+    EVENTS_MAX = 512, /* per poll; what does not fit is reported by the next */
+};
+
+/* In the low half of an event's data, where a descriptor would be. */
+#define TAG_LIBUV UINT32_C(0xFFFFFFFF)
+#define TAG_TIMER UINT32_C(0xFFFFFFFE)
+
+/* Seconds within which an armed deadline counts as the wanted one. */
+#define TIMER_TOLERANCE 1e-6
+
+static uint32_t
+epoll_events_of(unsigned int mask)
+{
+    return ((mask & FD_READ) ? (uint32_t)EPOLLIN : 0u) |
+           ((mask & FD_WRITE) ? (uint32_t)EPOLLOUT : 0u);
+}
+
+static int
+epoll_control(FdTable *table, int op, int fd, uint64_t data, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data = {.u64 = data}};
+    return epoll_ctl(table->epfd, op, fd, &event) == 0 ? 0 : errno;
+}
+
+static uint64_t
+epoll_data_of(int fd, uint32_t generation)
+{
+    return ((uint64_t)generation << 32) | (uint32_t)fd;
+}
+
+static int
+epoll_add(FdTable *table, int fd, FdEntry *entry, uint32_t events)
+{
+    uint32_t generation = entry->generation + 1; /* F3 */
+    int err = epoll_control(table, EPOLL_CTL_ADD, fd, epoll_data_of(fd, generation), events);
+    if (err == EEXIST) { /* a duplicate of it is registered under this number */
+        err = epoll_control(table, EPOLL_CTL_MOD, fd, epoll_data_of(fd, generation), events);
+    }
+    if (err == 0) {
+        entry->generation = generation;
+        entry->pending = 0;
+    }
+    return err;
+}
+
+static int
+epoll_arm(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask)
+{
+    FdTable *table = &loop->fds;
+    uint32_t events = epoll_events_of(mask);
+    int err = 0;
+    if (mask == 0) {
+        if (entry->armed != 0) {
+            err = epoll_control(table, EPOLL_CTL_DEL, fd, 0, 0);
+        }
+        entry->armed = 0;
+        return err;
+    }
+    if (entry->armed != 0) {
+        err = epoll_control(table, EPOLL_CTL_MOD, fd,
+                            epoll_data_of(fd, entry->generation), events);
+        if (err == ENOENT) { /* closed since, and the number taken by another file */
+            err = epoll_add(table, fd, entry, events);
+        }
+    }
+    else {
+        err = epoll_add(table, fd, entry, events);
+    }
+    if (err == 0) {
+        entry->armed = (uint8_t)mask;
+    }
+    return err;
+}
+
+/* Registers what is the poller's own in a fresh epoll descriptor. */
+static int
+epoll_add_own(LoopObject *loop, FdTable *table)
+{
+    int err = epoll_control(table, EPOLL_CTL_ADD, uv_backend_fd(&loop->uv), TAG_LIBUV,
+                            EPOLLIN);
+    if (err == 0) {
+        err = epoll_control(table, EPOLL_CTL_ADD, table->timerfd, TAG_TIMER,
+                            (uint32_t)EPOLLIN | (uint32_t)EPOLLET);
+    }
+    return err;
+}
+
+/* Events came for a registration that is not ours any more: its number was closed while a
+ * duplicate keeps the file open, so that it cannot be removed. Start from a new epoll. */
+static int
+epoll_rebuild(LoopObject *loop)
+{
+    FdTable *table = &loop->fds;
+    int old = table->epfd;
+    int fresh = epoll_create1(EPOLL_CLOEXEC);
+    if (fresh < 0) {
+        return errors_raise_errno(errno);
+    }
+    table->epfd = fresh;
+    int err = epoll_add_own(loop, table);
+    if (err != 0) {
+        table->epfd = old;
+        (void)close(fresh);
+        return errors_raise_errno(err);
+    }
+    for (size_t fd = 0; fd < table->capacity; fd++) {
+        FdEntry *entry = &table->entries[fd];
+        if (entry->armed == 0) {
+            continue;
+        }
+        unsigned int mask = entry->armed;
+        uint8_t pending = entry->pending;
+        uint32_t generation = entry->generation;
+        entry->armed = 0;
+        /* A failure is a closed descriptor: it stays unarmed, as the kernel has it. */
+        if (epoll_control(table, EPOLL_CTL_ADD, (int)fd,
+                          epoll_data_of((int)fd, generation),
+                          epoll_events_of(mask)) == 0) {
+            entry->armed = (uint8_t)mask;
+            entry->pending = pending;
+        }
+    }
+    (void)close(old);
+    table->orphans = false;
+    return 0;
+}
+
+/* Arms the timerfd so that the wait ends `seconds` from now or earlier. */
+static int
+epoll_arm_timer(FdTable *table, double seconds)
+{
+    double deadline = loop_clock() + seconds;
+    if (table->timer_deadline <= deadline + TIMER_TOLERANCE) {
+        return 0;
+    }
+    double whole = floor(deadline);
+    struct itimerspec spec = {
+        .it_value = {.tv_sec = (time_t)whole,
+                     .tv_nsec = (long)ceil((deadline - whole) * 1e9)},
+    };
+    if (spec.it_value.tv_nsec >= 1000000000L) {
+        spec.it_value.tv_nsec = 999999999L;
+    }
+    if (timerfd_settime(table->timerfd, TFD_TIMER_ABSTIME, &spec, NULL) < 0) {
+        return errors_raise_errno(errno);
+    }
+    table->timer_deadline = deadline;
+    return 0;
+}
+
+static unsigned int
+epoll_mask_of(uint32_t events)
+{
+    /* As asyncio's selector: an error or a hang-up wakes every waiting direction. */
+    return ((events & ~(uint32_t)EPOLLOUT) ? (unsigned int)FD_READ : 0u) |
+           ((events & ~(uint32_t)EPOLLIN) ? (unsigned int)FD_WRITE : 0u);
+}
+
+static int
+epoll_poll(LoopObject *loop, double seconds, bool detach)
+{
+    /* Beyond this many seconds (a day) the wait just ends early once. */
+    const double longest = 86400.0;
+    FdTable *table = &loop->fds;
+    struct epoll_event events[EVENTS_MAX];
+    if (!ring_reserve(&loop->ready, EVENTS_MAX)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (seconds > 0 && !isinf(seconds) &&
+        epoll_arm_timer(table, seconds < longest ? seconds : longest) < 0) {
+        return -1;
+    }
+    int timeout = seconds > 0 ? -1 : 0;
+    int count, err;
+    if (detach) {
+        PyThreadState *thread = PyEval_SaveThread();
+        count = epoll_wait(table->epfd, events, EVENTS_MAX, timeout);
+        err = errno;
+        PyEval_RestoreThread(thread);
+    }
+    else {
+        count = epoll_wait(table->epfd, events, EVENTS_MAX, timeout);
+        err = errno;
+    }
+    if (count < 0) {
+        return err == EINTR ? 0 : errors_raise_errno(err); /* run.c looks at signals */
+    }
+    for (int i = 0; i < count; i++) {
+        uint32_t low = (uint32_t)events[i].data.u64;
+        if (low == TAG_LIBUV) {
+            (void)uv_run(&loop->uv, UV_RUN_NOWAIT); /* takes the wake-up */
+        }
+        else if (low == TAG_TIMER) {
+            table->timer_deadline = INFINITY;
+        }
+        else {
+            fds_record(loop, (int)low, (uint32_t)(events[i].data.u64 >> 32),
+                       epoll_mask_of(events[i].events));
+        }
+    }
+    return table->orphans ? epoll_rebuild(loop) : 0;
+}
+
+static int
+epoll_init(LoopObject *loop)
+{
+    FdTable *table = &loop->fds;
+    int err;
+    table->timer_deadline = INFINITY;
+    table->timerfd = -1;
+    table->epfd = epoll_create1(EPOLL_CLOEXEC);
+    if (table->epfd < 0) {
+        return errno;
+    }
+    table->timerfd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (table->timerfd < 0) {
+        err = errno;
+        goto fail_timerfd;
+    }
+    /* libuv registers its waker with its own epoll inside uv_run only. */
+    (void)uv_run(&loop->uv, UV_RUN_NOWAIT);
+    err = epoll_add_own(loop, table);
+    if (err != 0) {
+        goto fail_own;
+    }
+    return 0;
+fail_own:
+    (void)close(table->timerfd);
+    table->timerfd = -1;
+fail_timerfd:
+    (void)close(table->epfd);
+    table->epfd = -1;
+    return err;
+}
+
+static void
+epoll_close(LoopObject *loop)
+{
+    (void)close(loop->fds.timerfd);
+    (void)close(loop->fds.epfd);
+    loop->fds.timerfd = -1;
+    loop->fds.epfd = -1;
+}
+
+const FdPoller fds_epoll_poller = {
+    .name = "epoll",
+    .init = epoll_init,
+    .close = epoll_close,
+    .arm = epoll_arm,
+    .poll = epoll_poll,
+};
+
+#endif

@@ -1,0 +1,603 @@
+/* loop.c - the Loop type: making, closing, attributes, the table of methods.
+ *
+ * pyloop.Loop (pyloop/_loop.py) is class Loop(_core.Loop, asyncio.BaseEventLoop): what is
+ * not here is asyncio's own code, which reads the attributes below.
+ * The module is held strongly until dealloc because self->state lives in it.
+ */
+#include "loop/loop.h"
+
+#include "base/call.h"
+#include "base/errors.h"
+#include "loop/handle.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- checks and overrides ------------------------------------------------ */
+
+int
+loop_check_closed(LoopObject *self)
+{
+    if (!self->closed && self->phase == LOOP_OPEN) {
+        return 0;
+    }
+    PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+    return -1;
+}
+
+int
+loop_check_thread(LoopObject *self)
+{
+    if (self->thread_ident == 0 || self->thread_ident == PyThread_get_thread_ident()) {
+        return 0;
+    }
+    PyErr_SetString(PyExc_RuntimeError,
+                    "Non-thread-safe operation invoked on an event loop other than the "
+                    "current one");
+    return -1;
+}
+
+/* The names, in the order of the OVERRIDE_* bits. */
+static void
+loop_override_names(PyloopState *state, PyObject *names[4])
+{
+    names[0] = state->str_time;
+    names[1] = state->str_call_soon;
+    names[2] = state->str_call_at;
+    names[3] = state->str_create_future;
+}
+
+/* Compares what the type has under each name with what this file put there. */
+void
+loop_refresh_overrides(LoopObject *self)
+{
+    PyObject *names[4];
+    uint8_t found = 0;
+    loop_override_names(self->state, names);
+    for (unsigned int bit = 0; bit < 4; bit++) {
+        PyObject *ours =
+            PyObject_GetAttr((PyObject *)self->state->LoopType, names[bit]);
+        PyObject *theirs = PyObject_GetAttr((PyObject *)Py_TYPE(self), names[bit]);
+        if (ours != theirs) {
+            found |= (uint8_t)(1u << bit);
+        }
+        if (ours == NULL || theirs == NULL) {
+            PyErr_Clear(); /* a name taken away is an override too */
+        }
+        Py_XDECREF(ours);
+        Py_XDECREF(theirs);
+    }
+    self->type_overrides = found;
+}
+
+static int
+loop_setattro(PyObject *op, PyObject *name, PyObject *value)
+{
+    LoopObject *self = (LoopObject *)op;
+    PyObject *names[4];
+    if (PyObject_GenericSetAttr(op, name, value) < 0) {
+        return -1;
+    }
+    loop_override_names(self->state, names);
+    for (unsigned int bit = 0; bit < 4; bit++) {
+        if (PyUnicode_Check(name) && PyUnicode_Compare(name, names[bit]) == 0) {
+            uint8_t flag = (uint8_t)(1u << bit);
+            self->instance_overrides = (uint8_t)(
+                value != NULL ? self->instance_overrides | flag
+                              : self->instance_overrides & (uint8_t)~flag);
+        }
+    }
+    return 0;
+}
+
+char *
+loop_scratch(LoopObject *self)
+{
+    if (self->scratch == NULL) {
+        self->scratch = PyMem_RawMalloc(SCRATCH_SIZE);
+        if (self->scratch == NULL) {
+            PyErr_NoMemory();
+        }
+    }
+    return self->scratch;
+}
+
+/* ---- making and closing -------------------------------------------------- */
+
+static bool
+loop_env_flag(const char *name, bool fallback)
+{
+    const char *value = getenv(name);
+    if (value == NULL || *value == '\0') {
+        return fallback;
+    }
+    return strcmp(value, "0") != 0;
+}
+
+static int
+loop_open(LoopObject *self)
+{
+    int err = uv_loop_init(&self->uv);
+    if (err < 0) {
+        return errors_raise_uv(err);
+    }
+    if (threadsafe_init(self) < 0) {
+        goto fail_waker;
+    }
+    if (fds_init(self) < 0) {
+        goto fail_fds;
+    }
+    self->phase = LOOP_OPEN;
+    return 0;
+fail_fds:
+    uv_close((uv_handle_t *)&self->waker, NULL);
+    (void)uv_run(&self->uv, UV_RUN_DEFAULT); /* ends when the waker is closed */
+    uv_mutex_destroy(&self->inbox_lock);
+fail_waker:
+    err = uv_loop_close(&self->uv);
+    assert(err == 0);
+    (void)err;
+    return -1;
+}
+
+static PyObject *
+loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *module = PyType_GetModuleByDef(type, &pyloop_module_def);
+    if (module == NULL) {
+        return NULL;
+    }
+    LoopObject *self = (LoopObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->module = Py_NewRef(module);
+    self->state = state_of_module(module);
+    self->poll_every_tick = loop_env_flag("PYLOOP_POLL_EVERY_TICK", false);
+    self->hold_writes = loop_env_flag("PYLOOP_HOLD_WRITES", true);
+    if (loop_open(self) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->state->live_loops++;
+    self->counted = true;
+    loop_refresh_overrides(self);
+    return (PyObject *)self;
+}
+
+/* Drops everything the loop holds and closes libuv's loop. Idempotent. */
+static void
+loop_close_core(LoopObject *self)
+{
+    if (self->phase != LOOP_OPEN) {
+        return;
+    }
+    self->closed = true; /* whatever runs below finds a closed loop */
+    self->phase = LOOP_CLOSED;
+    Ring ready = self->ready;
+    self->ready = (Ring){0};
+    loop_drop_words(&ready);
+    ring_free(&ready);
+    timers_drop_all(self);
+    threadsafe_drop_inbox(self);
+    fds_close(self);
+    uv_close((uv_handle_t *)&self->waker, NULL);
+    (void)uv_run(&self->uv, UV_RUN_DEFAULT); /* only closing handles: cannot wait */
+    int err = uv_loop_close(&self->uv);
+    assert(err == 0);
+    (void)err;
+    uv_mutex_destroy(&self->inbox_lock);
+    handle_free_spares(self);
+    PyMem_RawFree(self->scratch);
+    self->scratch = NULL;
+}
+
+static int
+loop_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    LoopObject *self = (LoopObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->module);
+    Py_VISIT(self->thread_id);
+    Py_VISIT(self->task_factory);
+    Py_VISIT(self->current_handle);
+    const Ring *rings[2] = {&self->ready, &self->inbox};
+    for (size_t r = 0; r < Py_ARRAY_LENGTH(rings); r++) {
+        for (size_t i = 0; i < rings[r]->count; i++) {
+            uint64_t word = ring_at(rings[r], i);
+            if (!ready_word_is_fd(word)) {
+                Py_VISIT((PyObject *)(uintptr_t)word);
+            }
+        }
+    }
+    for (size_t i = 0; i < self->timers.count; i++) {
+        Py_VISIT((PyObject *)timerhandle_from_node(self->timers.items[i].node));
+    }
+    return fds_visit(&self->fds, visit, arg);
+}
+
+static int
+loop_clear(PyObject *op)
+{
+    LoopObject *self = (LoopObject *)op;
+    /* Abandoned with work queued: what the collector found may hold us in a cycle. */
+    if (self->phase == LOOP_OPEN) {
+        loop_close_core(self);
+    }
+    Py_CLEAR(self->thread_id);
+    Py_CLEAR(self->task_factory);
+    Py_CLEAR(self->current_handle);
+    return 0; /* module stays until dealloc: it owns *state */
+}
+
+static void
+loop_dealloc(PyObject *op)
+{
+    LoopObject *self = (LoopObject *)op;
+    PyTypeObject *tp = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)loop_clear(op);
+    if (self->counted) {
+        self->state->live_loops--;
+    }
+    PyObject *module = self->module;
+    tp->tp_free(op);
+    Py_DECREF(tp);
+    Py_XDECREF(module);
+}
+
+/* ---- methods ------------------------------------------------------------- */
+
+static PyObject *
+loop_close_core_method(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    loop_close_core((LoopObject *)op);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+loop_run_method(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *self = (LoopObject *)op;
+    if (loop_check_closed(self) < 0 || loop_run(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+loop_run_once_method(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *self = (LoopObject *)op;
+    if (loop_check_closed(self) < 0 || loop_run_once(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+loop_time(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
+{
+    return PyFloat_FromDouble(loop_clock());
+}
+
+static PyObject *
+loop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ((LoopObject *)op)->stopping = true;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+loop_is_running(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(((LoopObject *)op)->thread_id != NULL);
+}
+
+static PyObject *
+loop_is_closed(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(((LoopObject *)op)->closed);
+}
+
+static PyObject *
+loop_get_debug(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(((LoopObject *)op)->debug);
+}
+
+static PyObject *
+loop_write_to_self(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *self = (LoopObject *)op;
+    if (self->phase == LOOP_OPEN) {
+        threadsafe_wake(self);
+    }
+    Py_RETURN_NONE;
+}
+
+/* asyncio's private _add_callback(handle): a Handle of ours, or any with _run(). */
+static PyObject *
+loop_add_callback(PyObject *op, PyObject *handle)
+{
+    LoopObject *self = (LoopObject *)op;
+    if (loop_check_closed(self) < 0) {
+        return NULL;
+    }
+    if (handle_check(self->state, handle)) {
+        if (!((HandleObject *)handle)->cancelled &&
+            loop_ready_push_steal(self, (HandleObject *)Py_NewRef(handle)) < 0) {
+            return NULL;
+        }
+        Py_RETURN_NONE;
+    }
+    /* asyncio.Handle itself, made by borrowed code (signal handlers). */
+    PyObject *run = PyObject_GetAttr(handle, self->state->str__run);
+    if (run == NULL) {
+        return NULL;
+    }
+    HandleObject *wrapper = handle_new(self, run, NULL, 0, NULL);
+    Py_DECREF(run);
+    if (wrapper == NULL || loop_ready_push_steal(self, wrapper) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+loop_add_callback_signalsafe(PyObject *op, PyObject *handle)
+{
+    PyObject *added = loop_add_callback(op, handle);
+    if (added != NULL) {
+        threadsafe_wake((LoopObject *)op);
+    }
+    return added;
+}
+
+static PyObject *
+loop_poller_name(PyObject *op, void *Py_UNUSED(closure))
+{
+    const FdPoller *poller = ((LoopObject *)op)->fds.poller;
+    return PyUnicode_FromString(poller != NULL ? poller->name : "closed");
+}
+
+/* ---- attributes that asyncio's code reads and writes ---------------------- */
+
+static PyObject *
+loop_get_flag(PyObject *op, void *closure)
+{
+    return PyBool_FromLong(*(bool *)((char *)op + (size_t)(uintptr_t)closure));
+}
+
+static int
+loop_set_flag(PyObject *op, PyObject *value, void *closure)
+{
+    int truth = value != NULL ? PyObject_IsTrue(value) : 0;
+    if (truth < 0) {
+        return -1;
+    }
+    *(bool *)((char *)op + (size_t)(uintptr_t)closure) = truth != 0;
+    return 0;
+}
+
+static PyObject *
+loop_get_optional(PyObject *op, void *closure)
+{
+    PyObject *value = *(PyObject **)((char *)op + (size_t)(uintptr_t)closure);
+    return Py_NewRef(value != NULL ? value : Py_None);
+}
+
+static int
+loop_set_optional(PyObject *op, PyObject *value, void *closure)
+{
+    PyObject **place = (PyObject **)((char *)op + (size_t)(uintptr_t)closure);
+    Py_XSETREF(*place, value == NULL || value == Py_None ? NULL : Py_NewRef(value));
+    return 0;
+}
+
+static int
+loop_set_thread_id(PyObject *op, PyObject *value, void *closure)
+{
+    LoopObject *self = (LoopObject *)op;
+    unsigned long ident = 0;
+    if (value != NULL && value != Py_None) {
+        ident = PyLong_AsUnsignedLong(value);
+        if (ident == (unsigned long)-1 && PyErr_Occurred()) {
+            return -1;
+        }
+    }
+    self->thread_ident = ident;
+    return loop_set_optional(op, value, closure);
+}
+
+/* Loop._ready: the handles that are ready, oldest first, as a new collection. */
+static PyObject *
+loop_get_ready(PyObject *op, void *Py_UNUSED(closure))
+{
+    LoopObject *self = (LoopObject *)op;
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list != NULL && i < self->ready.count; i++) {
+        uint64_t word = ring_at(&self->ready, i);
+        if (!ready_word_is_fd(word) &&
+            PyList_Append(list, (PyObject *)(uintptr_t)word) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}
+
+static PyObject *
+loop_get_scheduled(PyObject *op, void *Py_UNUSED(closure))
+{
+    return timers_snapshot((LoopObject *)op);
+}
+
+/* BaseEventLoop.__init__ assigns empty collections; nothing else can be put in. */
+static int
+loop_set_snapshot(PyObject *Py_UNUSED(op), PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_ssize_t size = value != NULL ? PyObject_Size(value) : 1;
+    if (size < 0) {
+        return -1;
+    }
+    if (size > 0) {
+        PyErr_SetString(PyExc_AttributeError,
+                        "_ready and _scheduled are read-only snapshots in pyloop");
+        return -1;
+    }
+    return 0;
+}
+
+#define FLAG(name, field, doc)                                                         \
+    {name, loop_get_flag, loop_set_flag, doc, (void *)offsetof(LoopObject, field)}
+#define OPTIONAL(name, field, setter, doc)                                             \
+    {name, loop_get_optional, setter, doc, (void *)offsetof(LoopObject, field)}
+
+static PyGetSetDef loop_getsets[] = {
+    FLAG("_stopping", stopping, "stop() was called."),
+    FLAG("_debug", debug, "Debug mode is on."),
+    FLAG("_closed", closed, "close() was called."),
+    FLAG("_poll_every_tick", poll_every_tick, "Poll skipping is off."),
+    FLAG("_hold_writes", hold_writes, "Writes of one callback may be sent together."),
+    OPTIONAL("_thread_id", thread_id, loop_set_thread_id,
+             "The running thread's identifier, or None."),
+    OPTIONAL("_task_factory", task_factory, loop_set_optional,
+             "The task factory, or None."),
+    OPTIONAL("_current_handle", current_handle, loop_set_optional,
+             "Debug mode: what runs now, or None."),
+    {"_ready", loop_get_ready, loop_set_snapshot, "The ready handles: a copy.", NULL},
+    {"_scheduled", loop_get_scheduled, loop_set_snapshot,
+     "The timers, earliest first: a copy.", NULL},
+    {"_poller", loop_poller_name, NULL, "How descriptors are watched.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+#define FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
+#define KEYWORDS (METH_FASTCALL | METH_KEYWORDS)
+
+static PyMethodDef loop_methods[] = {
+    {"call_soon", FASTCALL(handle_call_soon), KEYWORDS,
+     "call_soon($self, callback, /, *args, context=None)\n--\n\n"
+     "Schedule callback(*args) for the next iteration; return its Handle.\n\n"
+     "Raises RuntimeError when the loop is closed. As asyncio's loop.call_soon()."},
+    {"call_later", FASTCALL(timers_call_later), KEYWORDS,
+     "call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
+     "Schedule callback(*args) in delay seconds; return its TimerHandle.\n\n"
+     "Never early. Raises TypeError for a delay that is no number and ValueError for\n"
+     "NaN. As asyncio's loop.call_later()."},
+    {"call_at", FASTCALL(timers_call_at), KEYWORDS,
+     "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
+     "Schedule callback(*args) at the time when, in seconds of time(); return its\n"
+     "TimerHandle. As asyncio's loop.call_at()."},
+    {"call_soon_threadsafe", FASTCALL(threadsafe_call_soon), KEYWORDS,
+     "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
+     "Like call_soon(), from any thread; wakes the loop. As asyncio's."},
+    {"time", loop_time, METH_NOARGS,
+     "time($self, /)\n--\n\n"
+     "Return the loop's monotonic clock in seconds; the same as time.monotonic()."},
+    {"stop", loop_stop, METH_NOARGS,
+     "stop($self, /)\n--\n\nEnd run_forever() after the current iteration."},
+    {"is_running", loop_is_running, METH_NOARGS,
+     "is_running($self, /)\n--\n\nReturn True while the loop runs."},
+    {"is_closed", loop_is_closed, METH_NOARGS,
+     "is_closed($self, /)\n--\n\nReturn True after close()."},
+    {"get_debug", loop_get_debug, METH_NOARGS,
+     "get_debug($self, /)\n--\n\nReturn True in debug mode."},
+    {"create_future", tasks_create_future, METH_NOARGS,
+     "create_future($self, /)\n--\n\nReturn a new asyncio.Future of this loop."},
+    {"create_task", FASTCALL(tasks_create_task), KEYWORDS,
+     "create_task($self, coro, /, **kwargs)\n--\n\n"
+     "Schedule a coroutine; return its asyncio.Task.\n\n"
+     "Keyword arguments are those of this Python's asyncio (name, context, ...)."},
+    {"add_reader", FASTCALL(fd_add_reader), METH_FASTCALL,
+     "add_reader($self, fd, callback, /, *args)\n--\n\n"
+     "Call callback(*args) whenever fd, a descriptor or an object with fileno(), is\n"
+     "readable. Raises ValueError for an invalid descriptor, RuntimeError for one that\n"
+     "a transport uses, OSError for one that cannot be watched. As asyncio's."},
+    {"add_writer", FASTCALL(fd_add_writer), METH_FASTCALL,
+     "add_writer($self, fd, callback, /, *args)\n--\n\n"
+     "Like add_reader(), whenever fd is writable. As asyncio's loop.add_writer()."},
+    {"remove_reader", fd_remove_reader, METH_O,
+     "remove_reader($self, fd, /)\n--\n\n"
+     "Stop watching fd for reading; return True if it was watched."},
+    {"remove_writer", fd_remove_writer, METH_O,
+     "remove_writer($self, fd, /)\n--\n\n"
+     "Stop watching fd for writing; return True if it was watched."},
+    {"_add_reader", FASTCALL(fd_private_add_reader), METH_FASTCALL, NULL},
+    {"_add_writer", FASTCALL(fd_private_add_writer), METH_FASTCALL, NULL},
+    {"_remove_reader", fd_private_remove_reader, METH_O, NULL},
+    {"_remove_writer", fd_private_remove_writer, METH_O, NULL},
+    {"_ensure_fd_no_transport", fd_ensure_no_transport, METH_O, NULL},
+    {"sock_recv", FASTCALL(sockop_recv), KEYWORDS,
+     "sock_recv($self, sock, n)\n--\n\n"
+     "Coroutine: receive up to n bytes. As asyncio's loop.sock_recv()."},
+    {"sock_recv_into", FASTCALL(sockop_recv_into), KEYWORDS,
+     "sock_recv_into($self, sock, buf)\n--\n\n"
+     "Coroutine: receive into a writable buffer; the number of bytes. As asyncio's."},
+    {"sock_recvfrom", FASTCALL(sockop_recvfrom), KEYWORDS,
+     "sock_recvfrom($self, sock, bufsize)\n--\n\n"
+     "Coroutine: receive a datagram; (bytes, address). As asyncio's."},
+    {"sock_recvfrom_into", FASTCALL(sockop_recvfrom_into), KEYWORDS,
+     "sock_recvfrom_into($self, sock, buf, nbytes=0)\n--\n\n"
+     "Coroutine: receive a datagram into a buffer; (number, address). As asyncio's."},
+    {"sock_sendall", FASTCALL(sockop_sendall), KEYWORDS,
+     "sock_sendall($self, sock, data)\n--\n\n"
+     "Coroutine: send all of data. As asyncio's loop.sock_sendall()."},
+    {"sock_sendto", FASTCALL(sockop_sendto), KEYWORDS,
+     "sock_sendto($self, sock, data, address)\n--\n\n"
+     "Coroutine: send a datagram; the number of bytes sent. As asyncio's."},
+    {"sock_accept", FASTCALL(sockop_accept), KEYWORDS,
+     "sock_accept($self, sock)\n--\n\n"
+     "Coroutine: accept a connection; (socket, address). As asyncio's."},
+    {"sock_connect", FASTCALL(sockop_connect), KEYWORDS,
+     "sock_connect($self, sock, address)\n--\n\n"
+     "Coroutine: connect to address. As asyncio's loop.sock_connect()."},
+    {"getaddrinfo", FASTCALL(names_getaddrinfo), KEYWORDS,
+     "getaddrinfo($self, host, port, *, family=0, type=0, proto=0, flags=0)\n--\n\n"
+     "Coroutine: socket.getaddrinfo() without blocking; literals are answered at once."},
+    {"getnameinfo", FASTCALL(names_getnameinfo), KEYWORDS,
+     "getnameinfo($self, sockaddr, flags=0)\n--\n\n"
+     "Coroutine: socket.getnameinfo() without blocking."},
+    {"_make_socket_transport", FASTCALL(stream_make_transport), KEYWORDS,
+     "_make_socket_transport($self, sock, protocol, waiter=None, *, extra=None,\n"
+     "                       server=None, context=None)\n--\n\n"
+     "The transport of a connected stream socket; connection_made() comes later."},
+    {"_start_serving", FASTCALL(listener_start_serving), KEYWORDS, NULL},
+    {"_stop_serving", listener_stop_serving, METH_O, NULL},
+    {"_run", loop_run_method, METH_NOARGS,
+     "_run($self, /)\n--\n\nIterate until stop(); run_forever() without its set-up."},
+    {"_run_once", loop_run_once_method, METH_NOARGS,
+     "_run_once($self, /)\n--\n\nOne iteration, which polls, and may block."},
+    {"_close_core", loop_close_core_method, METH_NOARGS,
+     "_close_core($self, /)\n--\n\nDrop all that the loop holds; the end of close()."},
+    {"_write_to_self", loop_write_to_self, METH_NOARGS, NULL},
+    {"_add_callback", loop_add_callback, METH_O, NULL},
+    {"_add_callback_signalsafe", loop_add_callback_signalsafe, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot loop_slots[] = {
+    {Py_tp_doc, "The C half of pyloop.Loop, which adds asyncio.BaseEventLoop to it."},
+    {Py_tp_new, loop_new},
+    {Py_tp_methods, loop_methods},
+    {Py_tp_getset, loop_getsets},
+    {Py_tp_setattro, loop_setattro},
+    {Py_tp_traverse, loop_traverse},
+    {Py_tp_clear, loop_clear},
+    {Py_tp_dealloc, loop_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec loop_spec = {
+    .name = "pyloop._core.Loop",
+    .basicsize = sizeof(LoopObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = loop_slots,
+};
+
+PyTypeObject *
+loop_type_create(PyObject *module)
+{
+    return (PyTypeObject *)PyType_FromModuleAndSpec(module, &loop_spec, NULL);
+}

@@ -1,0 +1,217 @@
+/* loop.h - the loop object and everything that the files of loop/ offer each other.
+ *
+ * One iteration (run.c): poll if due -> due timers, inbox -> run the ready batch.
+ *
+ *   threads --inbox--+
+ *   timers --heap----+--> ready ring --> handle_run / fds_dispatch --> Python
+ *   epoll --events---+
+ *
+ * Thread: unless said otherwise, the loop's thread with the GIL held. Without debug mode
+ * asyncio tolerates calls from other threads while the loop's thread waits; they are safe
+ * here too because detached code (fds_wait_nogil) touches neither ring nor heap.
+ */
+#ifndef PYLOOP_LOOP_LOOP_H
+#define PYLOOP_LOOP_LOOP_H
+
+#include "base/compat.h"
+
+#include "base/state.h"
+#include "ds/heap.h"
+#include "ds/ring.h"
+#include "loop/fds.h"
+
+#include <assert.h>
+#include <uv.h>
+
+/*  LOOP_NEW  -> LOOP_OPEN    [loop_new]    libuv loop, waker, poller exist
+ *  LOOP_OPEN -> LOOP_CLOSED  [loop_close_core]  no handle, timer, watch is held; libuv's loop
+ *                                               is closed
+ *  LOOP_NEW is seen only inside loop_new and by the dealloc of what it could not finish. */
+typedef enum { LOOP_NEW, LOOP_OPEN, LOOP_CLOSED } LoopPhase;
+
+/* Methods that a subclass or an instance may replace and C code would else bypass. */
+enum {
+    OVERRIDE_TIME = 1 << 0,
+    OVERRIDE_CALL_SOON = 1 << 1,
+    OVERRIDE_CALL_AT = 1 << 2,
+    OVERRIDE_CREATE_FUTURE = 1 << 3,
+};
+
+typedef struct HandleObject HandleObject;
+
+struct LoopObject {
+    PyObject_HEAD
+    PyObject *module;   /* strong; visited; dropped only in dealloc (it owns *state) */
+    PyloopState *state; /* borrowed from module */
+    LoopPhase phase;
+    bool counted;       /* in state->live_loops */
+
+    /* Flags that asyncio keeps as attributes of the same name (getsets in loop.c). */
+    bool stopping;
+    bool debug;
+    bool closed;
+    PyObject *thread_id;      /* int or NULL for None: the running thread's */
+    unsigned long thread_ident; /* thread_id as a number, 0 when not running */
+    PyObject *task_factory;   /* strong or NULL for None */
+    PyObject *current_handle; /* strong or NULL: debug mode only */
+
+    uint8_t type_overrides;     /* OVERRIDE_*: by the type, looked at when a run starts */
+    uint8_t instance_overrides; /* OVERRIDE_*: by setattr on the instance */
+    bool poll_every_tick;       /* PYLOOP_POLL_EVERY_TICK */
+
+    Ring ready; /* ready words (run.c); each handle word owns a reference */
+    Heap timers; /* nodes embedded in TimerHandles; each owns a reference */
+    FdTable fds;
+
+    /* Poll skipping (run.c). */
+    bool poll_due;           /* the next tick polls whatever the counters say */
+    uint32_t since_poll;     /* callbacks run since the last poll */
+    uint64_t last_poll_ticks;
+    uint64_t last_detach_ns; /* when the GIL was last given up at a poll */
+    unsigned int depth;      /* nested runs */
+
+    /* Work from other threads (threadsafe.c). */
+    uv_mutex_t inbox_lock;
+    Ring inbox; /* handle words, each owning a reference; under inbox_lock */
+    bool inbox_waiting; /* inbox may be non-empty: read without the lock as a hint */
+
+    uv_loop_t uv;
+    uv_async_t waker;
+
+    HandleObject *free_handles; /* linked through ->loop; untracked, refcount 0 */
+    unsigned int free_count;
+
+    /* Writes that a transport holds back within one callback (transport/write.c): the
+     * holder, borrowed, and what sends them. NULL when nothing is held. */
+    PyObject *holder;
+    void (*flush_holder)(LoopObject *self);
+    uint32_t callback_serial; /* a number for each callback that run.c runs */
+    bool dispatching; /* inside a callback run by run.c */
+    bool hold_writes; /* PYLOOP_HOLD_WRITES */
+
+    char *scratch; /* SCRATCH_SIZE bytes for small reads; made at first use */
+};
+
+enum { SCRATCH_SIZE = 256 * 1024 };
+
+/* loop.c */
+PyTypeObject *loop_type_create(PyObject *module);
+int loop_check_closed(LoopObject *self);
+/* Debug mode: RuntimeError when called from another thread than the running one's. */
+int loop_check_thread(LoopObject *self);
+void loop_refresh_overrides(LoopObject *self);
+char *loop_scratch(LoopObject *self); /* borrowed; NULL with MemoryError */
+
+static inline uint8_t
+loop_overrides(const LoopObject *self)
+{
+    return self->type_overrides | self->instance_overrides;
+}
+
+/* report.c */
+/* Calls the loop's exception handler with the raised exception (which it clears), a
+ * message, and optional (name, object) pairs ended by NULL. 0, or -1 with a new exception
+ * when the handler itself raised SystemExit or KeyboardInterrupt. */
+int loop_report(LoopObject *self, PyObject *message, ...);
+int loop_report_text(LoopObject *self, const char *message, PyObject *name,
+                     PyObject *object);
+
+/* run.c */
+static inline uint64_t
+ready_word_of_handle(HandleObject *handle)
+{
+    return (uint64_t)(uintptr_t)handle;
+}
+
+static inline bool
+ready_word_is_fd(uint64_t word)
+{
+    return (word & 1) != 0;
+}
+
+static inline uint64_t
+ready_word_of_fd(int fd, uint32_t generation)
+{
+    return ((uint64_t)generation << 32) | ((uint64_t)(uint32_t)fd << 1) | 1;
+}
+
+/* Runs until stop(). 0, or -1 with what a callback let through. */
+int loop_run(LoopObject *self);
+/* One iteration, which polls. */
+int loop_run_once(LoopObject *self);
+/* Seconds, from the overridden time() if there is one. 0, or -1. */
+int loop_now(LoopObject *self, double *now);
+double loop_clock(void);
+/* Drops every word of a ring of handles and descriptor events. */
+void loop_drop_words(Ring *ring);
+
+/* timers.c */
+int timers_move_due(LoopObject *self);
+void timers_drop_all(LoopObject *self);
+PyObject *timers_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                            PyObject *kwnames);
+PyObject *timers_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *kwnames);
+PyObject *timers_snapshot(LoopObject *self);
+
+/* threadsafe.c */
+int threadsafe_init(LoopObject *self);
+PyObject *threadsafe_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames);
+int threadsafe_take_inbox(LoopObject *self);
+void threadsafe_wake(LoopObject *self);
+void threadsafe_drop_inbox(LoopObject *self);
+
+/* fdmethods.c: add_reader and its family */
+PyObject *fd_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs);
+PyObject *fd_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs);
+PyObject *fd_remove_reader(PyObject *op, PyObject *fileobj);
+PyObject *fd_remove_writer(PyObject *op, PyObject *fileobj);
+PyObject *fd_private_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs);
+PyObject *fd_private_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs);
+PyObject *fd_private_remove_reader(PyObject *op, PyObject *fileobj);
+PyObject *fd_private_remove_writer(PyObject *op, PyObject *fileobj);
+PyObject *fd_ensure_no_transport(PyObject *op, PyObject *fileobj);
+int fd_check_no_transport(LoopObject *self, int fd, PyObject *fileobj);
+
+/* sockops.c */
+PyTypeObject *sockop_type_create(PyObject *module);
+PyObject *sockop_recv(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                      PyObject *kwnames);
+PyObject *sockop_recv_into(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames);
+PyObject *sockop_recvfrom(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                          PyObject *kwnames);
+PyObject *sockop_recvfrom_into(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames);
+PyObject *sockop_sendall(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *kwnames);
+PyObject *sockop_sendto(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                        PyObject *kwnames);
+PyObject *sockop_accept(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                        PyObject *kwnames);
+PyObject *sockop_connect(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *kwnames);
+
+/* names.c */
+PyTypeObject *namequery_type_create(PyObject *module);
+PyObject *names_getaddrinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                            PyObject *kwnames);
+PyObject *names_getnameinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                            PyObject *kwnames);
+
+/* transport/: the hooks that make transports and serve. Defined above this layer, named
+ * here because Loop's table of methods must list them. */
+PyObject *stream_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames);
+PyObject *listener_start_serving(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                                 PyObject *kwnames);
+PyObject *listener_stop_serving(PyObject *op, PyObject *sock);
+
+/* tasks.c: create_future and create_task */
+PyObject *loop_create_future(LoopObject *self);
+PyObject *tasks_create_future(PyObject *op, PyObject *ignored);
+PyObject *tasks_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                            PyObject *kwnames);
+
+#endif

@@ -1,0 +1,265 @@
+/* run.c - the iteration: poll if due, due timers and inbox, then the ready batch.
+ *
+ * asyncio polls at every iteration; with callbacks ready, that costs more than they do.
+ * Here a busy loop polls after POLL_CALLBACKS callbacks or POLL_TICKS of the cycle
+ * counter, whichever comes first, and always when idle, in the first iteration of a run,
+ * in one that stop() asked for, in debug mode, and with PYLOOP_POLL_EVERY_TICK=1.
+ *
+ * GIL: given up once per blocking poll, and at a zero-timeout poll when it was not for
+ * DETACH_NS; never per callback.
+ */
+#include "loop/handle.h"
+
+#include "base/call.h"
+
+#include <math.h>
+#include <time.h>
+
+enum { POLL_CALLBACKS = 32 };
+
+/* About 50 us on a 2 GHz counter, less on a faster one; exact where it counts ns. */
+#define POLL_TICKS UINT64_C(100000)
+
+/* CPython's switch interval. */
+#define DETACH_NS UINT64_C(5000000)
+
+static inline uint64_t
+run_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail for this clock */
+    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+/* A cheap measure of passing time: a third of clock_gettime's cost where there is one. */
+static inline uint64_t
+run_ticks(void)
+{
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#else
+    return run_ns() * 2;
+#endif
+}
+
+double
+loop_clock(void)
+{
+    return (double)run_ns() / 1e9;
+}
+
+int
+loop_now(LoopObject *self, double *now)
+{
+    if (!(loop_overrides(self) & OVERRIDE_TIME)) {
+        *now = loop_clock();
+        return 0;
+    }
+    PyObject *time = call_method0((PyObject *)self, self->state->str_time);
+    if (time == NULL) {
+        return -1;
+    }
+    *now = PyFloat_AsDouble(time);
+    Py_DECREF(time);
+    return *now == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+void
+loop_drop_words(Ring *ring)
+{
+    while (ring->count > 0) {
+        uint64_t word = ring_pop(ring);
+        if (!ready_word_is_fd(word)) {
+            Py_DECREF((PyObject *)(uintptr_t)word);
+        }
+    }
+}
+
+/* Seconds that an idle loop may sleep: INFINITY without timers. 0, or -1. */
+static int
+run_idle_seconds(LoopObject *self, double *seconds)
+{
+    HeapNode *first = heap_first(&self->timers);
+    *seconds = INFINITY;
+    if (first == NULL) {
+        return 0;
+    }
+    double now;
+    if (loop_now(self, &now) < 0) {
+        return -1;
+    }
+    first = heap_first(&self->timers); /* an overridden time() is the user's code */
+    if (first != NULL) {
+        *seconds = first->deadline > now ? first->deadline - now : 0;
+    }
+    return 0;
+}
+
+static inline bool
+run_poll_due(LoopObject *self)
+{
+    return self->poll_due || self->stopping || self->debug || self->poll_every_tick ||
+           self->since_poll >= POLL_CALLBACKS ||
+           run_ticks() - self->last_poll_ticks >= POLL_TICKS;
+}
+
+static int
+run_poll(LoopObject *self)
+{
+    double seconds = 0;
+    bool idle = self->ready.count == 0 && !self->stopping && !self->inbox_waiting;
+    if (idle && run_idle_seconds(self, &seconds) < 0) {
+        return -1;
+    }
+    uint64_t now = 0;
+    bool detach = seconds > 0;
+    if (!detach) {
+        now = run_ns();
+        detach = now - self->last_detach_ns >= DETACH_NS;
+    }
+    if (fds_poll(self, seconds, detach) < 0) {
+        return -1;
+    }
+    self->poll_due = false;
+    self->since_poll = 0;
+    self->last_poll_ticks = run_ticks();
+    if (detach) {
+        self->last_detach_ns = seconds > 0 ? run_ns() : now;
+        return PyErr_CheckSignals(); /* handlers run in the main thread only */
+    }
+    return 0;
+}
+
+static inline int
+run_word(LoopObject *self, uint64_t word)
+{
+    return ready_word_is_fd(word) ? fds_dispatch(self, word)
+                                  : handle_run((HandleObject *)(uintptr_t)word);
+}
+
+/* Logs what ran for `seconds` if that is slow. 0, or -1. */
+static int
+run_log_if_slow(LoopObject *self, PyObject *subject, double seconds)
+{
+    PyObject *limit =
+        PyObject_GetAttr((PyObject *)self, self->state->str_slow_callback_duration);
+    double allowed = limit != NULL ? PyFloat_AsDouble(limit) : -1.0;
+    Py_XDECREF(limit);
+    if (allowed == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (seconds < allowed) {
+        return 0;
+    }
+    PyObject *duration = PyFloat_FromDouble(seconds);
+    PyObject *logged =
+        duration != NULL
+            ? call_method2((PyObject *)self, self->state->str__log_slow_callback, subject,
+                           duration)
+            : NULL;
+    Py_XDECREF(duration);
+    Py_XDECREF(logged);
+    return logged != NULL ? 0 : -1;
+}
+
+/* Debug mode: what runs is named as the current handle, and logged if it is slow. */
+static int
+run_word_debug(LoopObject *self, uint64_t word)
+{
+    double before, after;
+    PyObject *subject = ready_word_is_fd(word) ? fds_word_owner(self, word)
+                                               : (PyObject *)(uintptr_t)word;
+    if (subject == NULL) {
+        return 0; /* a descriptor that nobody watches any more */
+    }
+    if (!ready_word_is_fd(word) && ((HandleObject *)subject)->cancelled) {
+        return 0;
+    }
+    Py_INCREF(subject);
+    Py_XSETREF(self->current_handle, Py_NewRef(subject));
+    int rc = loop_now(self, &before);
+    if (rc == 0) {
+        rc = run_word(self, word);
+    }
+    if (rc == 0) {
+        rc = loop_now(self, &after);
+    }
+    if (rc == 0) {
+        rc = run_log_if_slow(self, subject, after - before);
+    }
+    Py_CLEAR(self->current_handle);
+    Py_DECREF(subject);
+    return rc;
+}
+
+/* Runs one word, drops its reference, and sends what a transport held back meanwhile. */
+static inline int
+run_next(LoopObject *self)
+{
+    uint64_t word = ring_pop(&self->ready);
+    self->callback_serial++;
+    int rc = !self->debug ? run_word(self, word) : run_word_debug(self, word);
+    if (!ready_word_is_fd(word)) {
+        Py_DECREF((PyObject *)(uintptr_t)word);
+    }
+    if (self->holder != NULL) {
+        self->flush_holder(self);
+    }
+    return rc;
+}
+
+/* Runs as many words as are ready now; what they add waits for the next iteration. */
+static int
+run_batch(LoopObject *self)
+{
+    size_t todo = self->ready.count;
+    bool outer = self->dispatching;
+    int rc = 0;
+    self->since_poll += (uint32_t)todo;
+    self->dispatching = true;
+    /* A nested run may take what this batch counted. */
+    while (todo-- > 0 && self->ready.count > 0 && rc == 0) {
+        rc = run_next(self);
+    }
+    self->dispatching = outer;
+    return rc;
+}
+
+static int
+run_iteration(LoopObject *self)
+{
+    if ((self->ready.count == 0 || run_poll_due(self)) && run_poll(self) < 0) {
+        return -1;
+    }
+    if (timers_move_due(self) < 0 || threadsafe_take_inbox(self) < 0) {
+        return -1;
+    }
+    return run_batch(self);
+}
+
+int
+loop_run_once(LoopObject *self)
+{
+    if (self->holder != NULL) {
+        self->flush_holder(self); /* a nested run begins: nothing stays held */
+    }
+    self->poll_due = true;
+    return run_iteration(self);
+}
+
+int
+loop_run(LoopObject *self)
+{
+    int rc;
+    loop_refresh_overrides(self);
+    if (self->holder != NULL) {
+        self->flush_holder(self);
+    }
+    self->poll_due = true;
+    self->depth++;
+    do {
+        rc = run_iteration(self);
+    } while (rc == 0 && !self->stopping);
+    self->depth--;
+    return rc;
+}

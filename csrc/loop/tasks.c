@@ -1,0 +1,92 @@
+/* tasks.c - create_future and create_task without a Python frame. */
+#include "loop/loop.h"
+
+#include "base/call.h"
+
+#include <string.h>
+
+static PyObject *
+tasks_new_future(LoopObject *self)
+{
+    PyObject *args[1] = {(PyObject *)self};
+    return PyObject_Vectorcall(self->state->Future, args, 0, self->state->kwnames_loop);
+}
+
+/* For C code: through the overridden method where there is one. */
+PyObject *
+loop_create_future(LoopObject *self)
+{
+    if (loop_overrides(self) & OVERRIDE_CREATE_FUTURE) {
+        return call_method0((PyObject *)self, self->state->str_create_future);
+    }
+    return tasks_new_future(self);
+}
+
+PyObject *
+tasks_create_future(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return tasks_new_future((LoopObject *)op);
+}
+
+/* With a task factory or in debug mode: this Python version's own create_task. */
+static PyObject *
+tasks_create_inherited(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames)
+{
+    PyObject *method =
+        PyObject_GetAttr(self->state->BaseEventLoop, self->state->str_create_task);
+    if (method == NULL) {
+        return NULL;
+    }
+    Py_ssize_t total = nargs + (kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0);
+    PyObject *result = NULL;
+    PyObject **values = PyMem_New(PyObject *, (size_t)total + 1);
+    if (values == NULL) {
+        PyErr_NoMemory();
+    }
+    else {
+        values[0] = (PyObject *)self;
+        memcpy(values + 1, args, (size_t)total * sizeof(*values));
+        result = PyObject_Vectorcall(method, values, (size_t)nargs + 1, kwnames);
+        PyMem_Free(values);
+    }
+    Py_DECREF(method);
+    return result;
+}
+
+enum { CREATE_TASK_KEYWORDS = 8 };
+
+PyObject *
+tasks_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
+{
+    LoopObject *self = (LoopObject *)op;
+    Py_ssize_t nkw = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
+    if (self->task_factory != NULL || self->debug || nargs != 1 ||
+        nkw >= CREATE_TASK_KEYWORDS) {
+        return tasks_create_inherited(self, args, nargs, kwnames);
+    }
+    if (loop_check_closed(self) < 0) {
+        return NULL;
+    }
+    /* Task(coro, loop=self, **kwargs) */
+    PyObject *values[2 + CREATE_TASK_KEYWORDS];
+    values[0] = args[0];
+    values[1] = (PyObject *)self;
+    if (nkw == 0) {
+        return PyObject_Vectorcall(self->state->Task, values, 1,
+                                   self->state->kwnames_loop);
+    }
+    PyObject *names = PyTuple_New(nkw + 1);
+    if (names == NULL) {
+        return NULL;
+    }
+    PyTuple_SET_ITEM(names, 0, Py_NewRef(self->state->str_loop));
+    for (Py_ssize_t i = 0; i < nkw; i++) {
+        PyTuple_SET_ITEM(names, i + 1, Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
+        values[2 + i] = args[1 + i];
+    }
+    PyObject *task = PyObject_Vectorcall(self->state->Task, values, 1, names);
+    Py_DECREF(names);
+    return task;
+}

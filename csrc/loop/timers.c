@@ -1,0 +1,211 @@
+/* timers.c - call_later, call_at and moving due timers to the ready queue.
+ *
+ * Owns: LoopObject.timers; each queued node owns a reference to its TimerHandle.
+ * A deadline is a double in the loop's time, compared with loop.time() itself, so a timer
+ * is never early by the clock that the user sees, overridden or not.
+ */
+#include "loop/handle.h"
+
+#include "base/args.h"
+#include "base/call.h"
+
+#include <math.h>
+
+/* Seconds as a double. 0, or -1 with TypeError or ValueError that names the argument. */
+static int
+timers_seconds(PyObject *number, const char *function, const char *argument,
+               double *seconds)
+{
+    if (PyFloat_CheckExact(number)) {
+        *seconds = PyFloat_AS_DOUBLE(number);
+    }
+    else {
+        *seconds = PyFloat_AsDouble(number);
+        if (*seconds == -1.0 && PyErr_Occurred()) {
+            if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+                PyErr_Format(PyExc_TypeError,
+                             "%s() argument '%s' must be a number of seconds, not %s",
+                             function, argument, Py_TYPE(number)->tp_name);
+            }
+            return -1;
+        }
+    }
+    if (isnan(*seconds)) {
+        PyErr_Format(PyExc_ValueError, "%s() argument '%s' is NaN", function, argument);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+timers_schedule(LoopObject *loop, PyObject *when, double deadline, PyObject *const *args,
+                Py_ssize_t nargs, PyObject *context)
+{
+    TimerHandleObject *handle =
+        timerhandle_new(loop, when, deadline, args[0], args + 1, nargs - 1, context);
+    if (handle == NULL) {
+        return NULL;
+    }
+    if (!heap_push(&loop->timers, &handle->node)) {
+        Py_DECREF(handle);
+        return PyErr_NoMemory();
+    }
+    handle->scheduled = true;
+    return Py_NewRef((PyObject *)handle); /* the first reference is the heap's: N2 */
+}
+
+static int
+timers_parse(LoopObject *loop, const char *function, const char *first,
+             PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+             PyObject **context)
+{
+    if (nargs < 2) {
+        PyErr_Format(PyExc_TypeError, "%s() missing %zd required positional argument%s: %s%s%s",
+                     function, 2 - nargs, nargs == 0 ? "s" : "",
+                     nargs == 0 ? "'" : "", nargs == 0 ? first : "",
+                     nargs == 0 ? "' and 'callback'" : "'callback'");
+        return -1;
+    }
+    return args_parse_context(function, loop->state->str_context, args, nargs, kwnames,
+                              context);
+}
+
+PyObject *
+timers_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    LoopObject *loop = (LoopObject *)op;
+    PyObject *context;
+    double deadline;
+    if (timers_parse(loop, "call_at", "when", args, nargs, kwnames, &context) < 0) {
+        return NULL;
+    }
+    if (args[0] == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "when cannot be None");
+        return NULL;
+    }
+    if (timers_seconds(args[0], "call_at", "when", &deadline) < 0 ||
+        handle_check_call(loop, args[1], "call_at", false) < 0) {
+        return NULL;
+    }
+    return timers_schedule(loop, args[0], deadline, args + 1, nargs - 1, context);
+}
+
+/* As asyncio: an overridden time() or call_at() is used; time() + delay is the user's
+ * arithmetic then. */
+static PyObject *
+timers_call_later_overridden(LoopObject *loop, PyObject *const *args, Py_ssize_t nargs,
+                             PyObject *kwnames)
+{
+    PyObject *now = call_method0((PyObject *)loop, loop->state->str_time);
+    PyObject *when = now != NULL ? PyNumber_Add(now, args[0]) : NULL;
+    Py_XDECREF(now);
+    if (when == NULL) {
+        return NULL;
+    }
+    Py_ssize_t nkw = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
+    PyObject **values = PyMem_New(PyObject *, (size_t)(nargs + nkw + 1));
+    if (values == NULL) {
+        Py_DECREF(when);
+        return PyErr_NoMemory();
+    }
+    values[0] = (PyObject *)loop;
+    values[1] = when;
+    for (Py_ssize_t i = 1; i < nargs + nkw; i++) {
+        values[1 + i] = args[i];
+    }
+    PyObject *handle = PyObject_VectorcallMethod(loop->state->str_call_at, values,
+                                                 (size_t)nargs + 1, kwnames);
+    PyMem_Free(values);
+    Py_DECREF(when);
+    return handle;
+}
+
+PyObject *
+timers_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    LoopObject *loop = (LoopObject *)op;
+    PyObject *context;
+    double delay;
+    if (timers_parse(loop, "call_later", "delay", args, nargs, kwnames, &context) < 0) {
+        return NULL;
+    }
+    if (args[0] == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "delay must not be None");
+        return NULL;
+    }
+    if (timers_seconds(args[0], "call_later", "delay", &delay) < 0) {
+        return NULL;
+    }
+    if (loop_overrides(loop) & (OVERRIDE_TIME | OVERRIDE_CALL_AT)) {
+        return timers_call_later_overridden(loop, args, nargs, kwnames);
+    }
+    if (handle_check_call(loop, args[1], "call_at", false) < 0) {
+        return NULL;
+    }
+    double deadline = loop_clock() + delay;
+    PyObject *when = PyFloat_FromDouble(deadline);
+    if (when == NULL) {
+        return NULL;
+    }
+    PyObject *handle =
+        timers_schedule(loop, when, deadline, args + 1, nargs - 1, context);
+    Py_DECREF(when);
+    return handle;
+}
+
+/* Moves every timer that is due to the ready queue. 0, or -1 with an exception. */
+int
+timers_move_due(LoopObject *loop)
+{
+    HeapNode *node = heap_first(&loop->timers);
+    double now;
+    if (node == NULL) {
+        return 0;
+    }
+    if (loop_now(loop, &now) < 0) {
+        return -1;
+    }
+    for (; node != NULL && node->deadline <= now; node = heap_first(&loop->timers)) {
+        TimerHandleObject *handle = timerhandle_from_node(node);
+        if (!ring_push(&loop->ready, ready_word_of_handle(&handle->base))) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        heap_remove(&loop->timers, node); /* its reference is the ready word's now */
+        handle->scheduled = false;
+    }
+    return 0;
+}
+
+void
+timers_drop_all(LoopObject *loop)
+{
+    HeapNode *node;
+    while ((node = heap_first(&loop->timers)) != NULL) {
+        /* From the end: no order to keep, so nothing has to move. */
+        node = loop->timers.items[loop->timers.count - 1].node;
+        heap_remove(&loop->timers, node);
+        TimerHandleObject *handle = timerhandle_from_node(node);
+        handle->scheduled = false;
+        Py_DECREF(handle);
+    }
+    heap_free(&loop->timers);
+}
+
+/* Loop._scheduled: the timers, earliest first, as a new list. */
+PyObject *
+timers_snapshot(LoopObject *loop)
+{
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list != NULL && i < loop->timers.count; i++) {
+        PyObject *handle =
+            (PyObject *)timerhandle_from_node(loop->timers.items[i].node);
+        if (PyList_Append(list, handle) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    if (list != NULL && PyList_Sort(list) < 0) {
+        Py_CLEAR(list);
+    }
+    return list;
+}

@@ -1,0 +1,105 @@
+/* module.c - pyloop._core: slots and exec, nothing else. */
+#include "base/compat.h"
+
+#include "base/state.h"
+#include "loop/handle.h"
+#include "loop/loop.h"
+#include "transport/stream.h"
+
+#include <uv.h>
+
+static const struct {
+    size_t offset;
+    PyTypeObject *(*create)(PyObject *module);
+} type_table[] = {
+#define X(N, f) {offsetof(PyloopState, N##Type), f##_type_create},
+    PYLOOP_TYPES(X)
+#undef X
+};
+
+static int
+module_exec(PyObject *module)
+{
+    PyloopState *state = state_of_module(module);
+    if (state_init(state) < 0) {
+        return -1;
+    }
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(type_table); i++) {
+        PyTypeObject *type = type_table[i].create(module);
+        *(PyTypeObject **)((char *)state + type_table[i].offset) = type; /* state owns it */
+        if (type == NULL || PyModule_AddType(module, type) < 0) {
+            return -1; /* module_clear drops what was made */
+        }
+    }
+    return PyModule_AddStringConstant(module, "libuv_version", uv_version_string());
+}
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    return state_traverse(state_of_module(module), visit, arg);
+}
+
+static int
+module_clear(PyObject *module)
+{
+    state_clear(state_of_module(module));
+    return 0;
+}
+
+static PyObject *
+module_debug_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    PyloopState *state = state_of_module(module);
+    PyObject *stats = PyDict_New();
+    const struct {
+        const char *name;
+        Py_ssize_t count;
+    } counters[] = {
+#define X(n) {#n, state->live_##n},
+        PYLOOP_COUNTERS(X)
+#undef X
+    };
+    for (size_t i = 0; stats != NULL && i < Py_ARRAY_LENGTH(counters); i++) {
+        PyObject *count = PyLong_FromSsize_t(counters[i].count);
+        if (count == NULL ||
+            PyDict_SetItemString(stats, counters[i].name, count) < 0) {
+            Py_CLEAR(stats);
+        }
+        Py_XDECREF(count);
+    }
+    return stats;
+}
+
+static PyMethodDef module_methods[] = {
+    {"debug_stats", module_debug_stats, METH_NOARGS,
+     "debug_stats()\n--\n\n"
+     "Return how many objects of each kind are alive, as a dict; for leak tests."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, (void *)module_exec},
+    PYLOOP_SLOT_INTERPRETERS
+    PYLOOP_SLOT_GIL(Py_MOD_GIL_USED)
+    {0, NULL},
+};
+
+PyModuleDef pyloop_module_def = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "pyloop._core",
+    .m_doc = "The C core of pyloop; use the package's public names.",
+    .m_size = sizeof(PyloopState),
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+};
+
+PyMODINIT_FUNC PyInit__core(void); /* the interpreter finds it by name */
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&pyloop_module_def);
+}

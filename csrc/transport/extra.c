@@ -1,0 +1,197 @@
+/* extra.c - what get_extra_info() answers: socket, sockname, peername, and the caller's.
+ *
+ * asyncio computes all three for every connection; most are never asked for, so they are
+ * made on demand, and what the kernel forgets when the descriptor closes is kept then.
+ */
+#include "transport/stream.h"
+
+#include "base/call.h"
+#include "loop/sockaddr.h"
+
+#include <string.h>
+#include <sys/socket.h>
+
+PyObject *
+stream_socket(StreamObject *self)
+{
+    if (self->sock != NULL) {
+        return self->sock;
+    }
+    /* socket.socket(family, type, proto, fileno=fd); the flag sets its timeout to 0. */
+    PyObject *args[4] = {NULL, NULL, NULL, NULL};
+    PyObject *kwnames = PyTuple_Pack(1, self->loop->state->str_fileno);
+    int numbers[4] = {self->family, self->type, self->proto, self->fd};
+#ifdef SOCK_NONBLOCK
+    numbers[1] |= SOCK_NONBLOCK;
+#endif
+    for (size_t i = 0; i < 4; i++) {
+        args[i] = PyLong_FromLong(numbers[i]);
+        if (args[i] == NULL) {
+            goto done;
+        }
+    }
+    if (kwnames != NULL && self->phase != STREAM_CLOSED) {
+        self->sock = PyObject_Vectorcall(self->loop->state->SocketType, args, 3, kwnames);
+    }
+    else if (kwnames != NULL) {
+        /* Closed before anybody asked: a socket object that is closed as well. */
+        PyObject *sock = PyObject_Vectorcall(self->loop->state->SocketType, args, 3, NULL);
+        PyObject *closed =
+            sock != NULL ? call_method0(sock, self->loop->state->str_close) : NULL;
+        if (closed != NULL) {
+            self->sock = Py_NewRef(sock);
+        }
+        Py_XDECREF(closed);
+        Py_XDECREF(sock);
+    }
+done:
+    for (size_t i = 0; i < 4; i++) {
+        Py_XDECREF(args[i]);
+    }
+    Py_XDECREF(kwnames);
+    return self->sock;
+}
+
+/* The address by the socket's method, None where the kernel gives none; new reference. */
+static PyObject *
+extra_ask_socket(StreamObject *self, PyObject *method)
+{
+    PyObject *sock = stream_socket(self);
+    if (sock == NULL) {
+        return NULL;
+    }
+    PyObject *address = call_method0(sock, method);
+    if (address == NULL && PyErr_ExceptionMatches(PyExc_OSError)) {
+        PyErr_Clear(); /* as asyncio: not connected, or of no name, is None */
+        address = Py_NewRef(Py_None);
+    }
+    return address;
+}
+
+static PyObject *
+extra_sockname(StreamObject *self)
+{
+    struct sockaddr_storage address;
+    socklen_t length = sizeof(address);
+    memset(&address, 0, sizeof(address));
+    if (!sockaddr_knows(self->family)) {
+        return extra_ask_socket(self, self->loop->state->str_getsockname);
+    }
+    if (getsockname(self->fd, (struct sockaddr *)&address, &length) < 0) {
+        return Py_NewRef(Py_None);
+    }
+    return sockaddr_to_python(&address, length);
+}
+
+static PyObject *
+extra_peername(StreamObject *self)
+{
+    struct sockaddr_storage address;
+    socklen_t length = sizeof(address);
+    memset(&address, 0, sizeof(address));
+    if (!sockaddr_knows(self->family)) {
+        return extra_ask_socket(self, self->loop->state->str_getpeername);
+    }
+    if (self->peer.sin6_family != 0) {
+        memcpy(&address, &self->peer, sizeof(self->peer));
+        length = self->family == AF_INET ? (socklen_t)sizeof(struct sockaddr_in)
+                                         : (socklen_t)sizeof(struct sockaddr_in6);
+        return sockaddr_to_python(&address, length);
+    }
+    if (getpeername(self->fd, (struct sockaddr *)&address, &length) < 0) {
+        return Py_NewRef(Py_None);
+    }
+    return sockaddr_to_python(&address, length);
+}
+
+static PyObject *
+extra_transport_socket(StreamObject *self)
+{
+    PyObject *sock = stream_socket(self);
+    return sock != NULL ? PyObject_CallOneArg(self->loop->state->TransportSocket, sock)
+                        : NULL;
+}
+
+/* Makes the answer to one of the three names: new reference, or NULL. */
+static PyObject *
+extra_make(StreamObject *self, PyObject *name)
+{
+    PyloopState *state = self->loop->state;
+    if (name == state->str_socket) {
+        return extra_transport_socket(self);
+    }
+    if (self->phase == STREAM_CLOSED) {
+        return Py_NewRef(Py_None); /* stream_extra_keep could not say */
+    }
+    return name == state->str_sockname ? extra_sockname(self) : extra_peername(self);
+}
+
+/* The interned name that a user's str is equal to, or NULL. */
+static PyObject *
+extra_known_name(PyloopState *state, PyObject *name)
+{
+    PyObject *known[3] = {state->str_socket, state->str_sockname, state->str_peername};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(known); i++) {
+        if (name == known[i] ||
+            (PyUnicode_Check(name) && PyUnicode_Compare(name, known[i]) == 0)) {
+            return known[i];
+        }
+    }
+    return NULL;
+}
+
+PyObject *
+stream_extra_get(StreamObject *self, PyObject *name)
+{
+    if (self->extra != NULL) {
+        PyObject *value = PyDict_GetItemWithError(self->extra, name);
+        if (value != NULL || PyErr_Occurred()) {
+            return Py_XNewRef(value);
+        }
+    }
+    PyObject *known = extra_known_name(self->loop->state, name);
+    if (known == NULL) {
+        return NULL;
+    }
+    if (self->extra == NULL) {
+        self->extra = PyDict_New();
+        if (self->extra == NULL) {
+            return NULL;
+        }
+    }
+    PyObject *value = extra_make(self, known);
+    if (value != NULL && PyDict_SetItem(self->extra, known, value) < 0) {
+        Py_CLEAR(value);
+    }
+    return value;
+}
+
+PyObject *
+stream_extra_all(StreamObject *self)
+{
+    PyloopState *state = self->loop->state;
+    PyObject *names[3] = {state->str_socket, state->str_sockname, state->str_peername};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
+        PyObject *value = stream_extra_get(self, names[i]);
+        if (value == NULL) {
+            return NULL;
+        }
+        Py_DECREF(value);
+    }
+    return self->extra;
+}
+
+void
+stream_extra_keep(StreamObject *self)
+{
+    PyloopState *state = self->loop->state;
+    PyObject *names[2] = {state->str_sockname, state->str_peername};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
+        PyObject *value =
+            names[i] != NULL ? stream_extra_get(self, names[i]) : NULL; /* shutting down */
+        if (value == NULL && PyErr_Occurred()) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        Py_XDECREF(value);
+    }
+}

@@ -1,0 +1,183 @@
+/* read.c - the read side of SocketTransport.
+ *
+ * Data go through the loop's scratch buffer into a bytes object of the right size; a
+ * BufferedProtocol's buffer is read into directly. The registration is kept while the
+ * transport pauses (lazy disarm in loop/fds.c): pausing and resuming cost no system call
+ * unless data arrive in between.
+ */
+#include "transport/stream.h"
+
+#include "base/call.h"
+#include "base/errors.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+
+static int on_readable(LoopObject *loop, PyObject *owner);
+
+int
+stream_watch_reading(StreamObject *self)
+{
+    PyObject *replaced;
+    if (fds_watch(self->loop, self->fd, FD_READ, on_readable, (PyObject *)self, NULL,
+                  &replaced) < 0) {
+        return -1;
+    }
+    Py_XDECREF(replaced);
+    return 0;
+}
+
+void
+stream_unwatch_reading(StreamObject *self)
+{
+    if (self->fd >= 0 && self->loop->phase == LOOP_OPEN) {
+        Py_XDECREF(fds_unwatch(self->loop, self->fd, FD_READ, true));
+    }
+}
+
+void
+stream_look_at_protocol(StreamObject *self)
+{
+    int buffered = PyObject_IsInstance(self->protocol, self->loop->state->BufferedProtocol);
+    if (buffered < 0) {
+        PyErr_Clear(); /* a protocol whose __class__ raises is no BufferedProtocol */
+    }
+    self->buffered = buffered > 0;
+}
+
+static int
+stream_on_eof(StreamObject *self)
+{
+    PyObject *keep = call_method0(self->protocol, self->loop->state->str_eof_received);
+    int truth = keep != NULL ? PyObject_IsTrue(keep) : -1;
+    Py_XDECREF(keep);
+    if (truth < 0) {
+        return stream_fatal_error(self,
+                                  "Fatal error: protocol.eof_received() call failed.");
+    }
+    if (self->phase >= STREAM_CLOSING) {
+        return 0; /* the protocol closed it */
+    }
+    if (truth == 0) {
+        return stream_close(self);
+    }
+    self->read_eof = true; /* the protocol can write more, but no data can come */
+    stream_unwatch_reading(self);
+    return 0;
+}
+
+/* What recv() said. 1: n bytes came; 0: handled, nothing came; -1: must leave run. */
+static int
+stream_after_recv(StreamObject *self, ssize_t n)
+{
+    if (n > 0) {
+        return 1;
+    }
+    if (n == 0) {
+        return stream_on_eof(self);
+    }
+    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
+        return 0;
+    }
+    (void)errors_raise_errno(errno);
+    return stream_fatal_error(self, "Fatal read error on socket transport");
+}
+
+static int
+stream_read_bytes(StreamObject *self)
+{
+    char *scratch = loop_scratch(self->loop);
+    if (scratch == NULL) {
+        return stream_fatal_error(self, "Fatal read error on socket transport");
+    }
+    ssize_t n = recv(self->fd, scratch, SCRATCH_SIZE, MSG_DONTWAIT);
+    int rc = stream_after_recv(self, n);
+    if (rc <= 0) {
+        return rc;
+    }
+    PyObject *data = PyBytes_FromStringAndSize(scratch, (Py_ssize_t)n);
+    if (data == NULL) {
+        return stream_fatal_error(self, "Fatal read error on socket transport");
+    }
+    PyObject *done =
+        call_method1(self->protocol, self->loop->state->str_data_received, data);
+    Py_DECREF(data);
+    if (done == NULL) {
+        return stream_fatal_error(self,
+                                  "Fatal error: protocol.data_received() call failed.");
+    }
+    Py_DECREF(done);
+    return 0;
+}
+
+/* The protocol's buffer of at least one byte. 0, or -1 with an exception. */
+static int
+stream_get_buffer(StreamObject *self, Py_buffer *view)
+{
+    PyObject *hint = PyLong_FromLong(-1);
+    if (hint == NULL) {
+        return -1;
+    }
+    PyObject *buffer = call_method1(self->protocol, self->loop->state->str_get_buffer, hint);
+    Py_DECREF(hint);
+    if (buffer == NULL) {
+        return -1;
+    }
+    int rc = PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE);
+    Py_DECREF(buffer); /* the view holds it */
+    if (rc == 0 && view->len == 0) {
+        PyBuffer_Release(view);
+        PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
+        return -1;
+    }
+    return rc;
+}
+
+static int
+stream_read_into_buffer(StreamObject *self)
+{
+    Py_buffer view;
+    if (stream_get_buffer(self, &view) < 0) {
+        return stream_fatal_error(self, "Fatal error: protocol.get_buffer() call failed.");
+    }
+    if (self->lost > 0) { /* get_buffer() closed us */
+        PyBuffer_Release(&view);
+        return 0;
+    }
+    ssize_t n = recv(self->fd, view.buf, (size_t)view.len, MSG_DONTWAIT);
+    int err = errno;
+    PyBuffer_Release(&view);
+    errno = err;
+    int rc = stream_after_recv(self, n);
+    if (rc <= 0) {
+        return rc;
+    }
+    PyObject *count = PyLong_FromSsize_t((Py_ssize_t)n);
+    PyObject *done =
+        count != NULL
+            ? call_method1(self->protocol, self->loop->state->str_buffer_updated, count)
+            : NULL;
+    Py_XDECREF(count);
+    if (done == NULL) {
+        return stream_fatal_error(
+            self, "Fatal error: protocol.buffer_updated() call failed.");
+    }
+    Py_DECREF(done);
+    return 0;
+}
+
+static int
+on_readable(LoopObject *Py_UNUSED(loop), PyObject *owner)
+{
+    StreamObject *self = (StreamObject *)owner;
+    if (self->lost > 0 || self->paused) {
+        return 0;
+    }
+    PyObject *context = stream_enter_context(self);
+    if (context == NULL) {
+        return stream_fatal_error(self, "Fatal read error on socket transport");
+    }
+    int rc = self->buffered ? stream_read_into_buffer(self) : stream_read_bytes(self);
+    stream_exit_context(context);
+    return rc;
+}

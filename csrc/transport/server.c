@@ -1,0 +1,413 @@
+/* server.c - Listener: accepting for one listening socket of an asyncio.Server.
+ *
+ * Owned by the watch of its descriptor (loop/fds.c), so it lives as long as it serves.
+ * Plain connections are accepted, given their protocol and started here; a connection
+ * under TLS becomes a Python socket and goes through asyncio's own coroutine
+ * (Loop._accept_tls).
+ */
+#include "transport/stream.h"
+
+#include "base/args.h"
+#include "base/call.h"
+#include "base/errors.h"
+#include "loop/sockaddr.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { ARG_FACTORY, ARG_SOCK, ARG_SSL, ARG_SERVER, ARG_BACKLOG, ARG_COUNT = 8 };
+
+typedef struct {
+    PyObject_HEAD
+    LoopObject *loop; /* strong until dealloc */
+    /* strong or NULL: the arguments of _start_serving, for the calls that pass them on */
+    PyObject *args[ARG_COUNT];
+    PyObject *context; /* strong: a connection's context is a copy of it */
+    int fd;
+    int family, type, proto;
+    long backlog;
+    bool serving; /* false once _stop_serving was called: an accept loop ends then */
+} ListenerObject;
+
+static int on_acceptable(LoopObject *loop, PyObject *owner);
+
+static bool
+listener_has(ListenerObject *self, int index)
+{
+    return self->args[index] != NULL && self->args[index] != Py_None;
+}
+
+/* Reports the raised exception for a connection that could not be made. */
+static int
+listener_report(ListenerObject *self, PyObject *protocol)
+{
+    return loop_report_text(self->loop,
+                            "Error on transport creation for incoming connection",
+                            self->loop->state->str_protocol, protocol);
+}
+
+/* ---- one connection ------------------------------------------------------------ */
+
+/* In the connection's context. Takes over fd. 0, or -1 with what must leave run. */
+static int
+listener_start_plain(ListenerObject *self, int fd, const struct sockaddr_storage *peer)
+{
+    PyObject *protocol = PyObject_CallNoArgs(self->args[ARG_FACTORY]);
+    if (protocol == NULL) {
+        (void)close(fd);
+        return listener_report(self, NULL);
+    }
+    StreamObject *stream = stream_new(self->loop, fd, NULL, self->family, self->type,
+                                      self->proto, protocol, NULL, self->args[ARG_SERVER]);
+    int rc;
+    if (stream == NULL) {
+        (void)close(fd);
+        rc = listener_report(self, protocol);
+    }
+    else {
+        if (self->family == AF_INET || self->family == AF_INET6) {
+            memcpy(&stream->peer, peer, sizeof(stream->peer));
+        }
+        rc = stream_start(stream);
+        Py_DECREF(stream);
+    }
+    Py_DECREF(protocol);
+    return rc;
+}
+
+static int
+listener_start_tls(ListenerObject *self, int fd, const struct sockaddr_storage *peer,
+                   socklen_t length)
+{
+    PyObject *args[4] = {NULL};
+    int numbers[4] = {self->family, self->type, self->proto, fd};
+    PyObject *kwnames = PyTuple_Pack(1, self->loop->state->str_fileno);
+    PyObject *sock = NULL, *address = NULL, *done = NULL;
+#ifdef SOCK_NONBLOCK
+    numbers[1] |= SOCK_NONBLOCK; /* its timeout is 0 */
+#endif
+    for (size_t i = 0; i < 4; i++) {
+        args[i] = PyLong_FromLong(numbers[i]);
+        if (args[i] == NULL) {
+            Py_CLEAR(kwnames);
+        }
+    }
+    if (kwnames != NULL) {
+        sock = PyObject_Vectorcall(self->loop->state->SocketType, args, 3, kwnames);
+    }
+    if (sock == NULL) {
+        (void)close(fd);
+    }
+    else {
+        address = sockaddr_knows(self->family)
+                      ? sockaddr_to_python(peer, length)
+                      : call_method0(sock, self->loop->state->str_getpeername);
+    }
+    if (address != NULL) {
+        PyObject *values[9] = {(PyObject *)self->loop, sock, address};
+        size_t count = 3;
+        for (int i = 0; i < ARG_COUNT; i++) {
+            if (i != ARG_SOCK && i != ARG_BACKLOG) {
+                values[count++] = self->args[i] != NULL ? self->args[i] : Py_None;
+            }
+        }
+        done = PyObject_VectorcallMethod(self->loop->state->str__accept_tls, values, count,
+                                         NULL);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        Py_XDECREF(args[i]);
+    }
+    Py_XDECREF(kwnames);
+    Py_XDECREF(address);
+    Py_XDECREF(sock);
+    Py_XDECREF(done);
+    return done != NULL ? 0 : listener_report(self, NULL);
+}
+
+static int
+listener_start(ListenerObject *self, int fd, const struct sockaddr_storage *peer,
+               socklen_t length)
+{
+    PyObject *context = PyContext_Copy(self->context);
+    if (context == NULL || PyContext_Enter(context) < 0) {
+        Py_XDECREF(context);
+        (void)close(fd);
+        return listener_report(self, NULL);
+    }
+    int rc = listener_has(self, ARG_SSL) ? listener_start_tls(self, fd, peer, length)
+                                         : listener_start_plain(self, fd, peer);
+    stream_exit_context(context);
+    return rc;
+}
+
+/* ---- accepting ------------------------------------------------------------------ */
+
+static int
+listener_accept(ListenerObject *self, struct sockaddr_storage *peer, socklen_t *length)
+{
+    memset(peer, 0, sizeof(*peer)); /* a path that fills its place has no NUL */
+    *length = sizeof(*peer);
+#ifdef __linux__
+    return accept4(self->fd, (struct sockaddr *)peer, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+#else
+    int fd = accept(self->fd, (struct sockaddr *)peer, length);
+    if (fd >= 0 && (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ||
+                    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)) {
+        int err = errno;
+        (void)close(fd);
+        errno = err;
+        fd = -1;
+    }
+    return fd;
+#endif
+}
+
+/* Out of descriptors or memory: the kernel would report the socket ready for ever, so
+ * stop for a second (asyncio's ACCEPT_RETRY_DELAY), then serve again. */
+static int
+listener_back_off(ListenerObject *self, int err)
+{
+    PyloopState *state = self->loop->state;
+    PyObject *sock = PyObject_CallOneArg(state->TransportSocket, self->args[ARG_SOCK]);
+    PyObject *message = PyUnicode_FromString("socket.accept() out of system resource");
+    int rc = -1;
+    if (sock != NULL && message != NULL) {
+        (void)errors_raise_errno(err);
+        rc = loop_report(self->loop, message, state->str_socket, sock, NULL);
+    }
+    Py_XDECREF(message);
+    Py_XDECREF(sock);
+    if (rc < 0 || !self->serving) {
+        return rc;
+    }
+    Py_XDECREF(fds_unwatch(self->loop, self->fd, FD_READ, false));
+    PyObject *resume = PyObject_GetAttr((PyObject *)self, state->str__resume);
+    PyObject *handle =
+        resume != NULL
+            ? PyObject_CallMethod((PyObject *)self->loop, "call_later", "iO", 1, resume)
+            : NULL;
+    Py_XDECREF(resume);
+    Py_XDECREF(handle);
+    return handle != NULL ? 0 : -1;
+}
+
+static int
+on_acceptable(LoopObject *Py_UNUSED(loop), PyObject *owner)
+{
+    ListenerObject *self = (ListenerObject *)owner;
+    struct sockaddr_storage peer;
+    socklen_t length;
+    for (long i = 0; i < self->backlog && self->serving; i++) {
+        int fd = listener_accept(self, &peer, &length);
+        if (fd >= 0) {
+            if (listener_start(self, fd, &peer, length) < 0) {
+                return -1;
+            }
+            continue;
+        }
+        switch (errno) {
+        case EAGAIN:
+#if EWOULDBLOCK != EAGAIN
+        case EWOULDBLOCK:
+#endif
+        case EINTR:
+        case ECONNABORTED:
+            return 0;
+        case EMFILE:
+        case ENFILE:
+        case ENOBUFS:
+        case ENOMEM:
+            return listener_back_off(self, errno);
+        default:
+            (void)errors_raise_errno(errno);
+            return loop_report_text(self->loop, "Exception in accept()",
+                                    self->loop->state->str_socket, self->args[ARG_SOCK]);
+        }
+    }
+    return 0;
+}
+
+static int
+listener_watch(ListenerObject *self)
+{
+    PyObject *replaced;
+    if (fds_watch(self->loop, self->fd, FD_READ, on_acceptable, (PyObject *)self, NULL,
+                  &replaced) < 0) {
+        return -1;
+    }
+    Py_XDECREF(replaced);
+    return 0;
+}
+
+/* After a back-off. */
+static PyObject *
+listener_resume(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ListenerObject *self = (ListenerObject *)op;
+    if (self->serving && listener_watch(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- starting and stopping --------------------------------------------------------- */
+
+static int
+listener_number(PyObject *sock, PyObject *name, int *number)
+{
+    PyObject *value = PyObject_GetAttr(sock, name);
+    long result = value != NULL ? PyLong_AsLong(value) : -1;
+    Py_XDECREF(value);
+    *number = (int)result;
+    return result == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+static int
+listener_setup(ListenerObject *self, PyObject **given)
+{
+    PyloopState *state = self->loop->state;
+    PyObject *sock = given[ARG_SOCK];
+    for (int i = 0; i < ARG_COUNT; i++) {
+        self->args[i] = Py_XNewRef(given[i]);
+    }
+    self->backlog = 100;
+    if (given[ARG_BACKLOG] != NULL) {
+        self->backlog = PyLong_AsLong(given[ARG_BACKLOG]);
+        if (self->backlog == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+    }
+    if (self->backlog < 1) {
+        self->backlog = 1; /* listen(0) still lets one connection wait */
+    }
+    self->fd = args_descriptor(state->str_fileno, sock);
+    if (self->fd < 0 || listener_number(sock, state->str_family, &self->family) < 0 ||
+        listener_number(sock, state->str_type, &self->type) < 0 ||
+        listener_number(sock, state->str_proto, &self->proto) < 0) {
+        return -1;
+    }
+    self->context = PyContext_CopyCurrent();
+    return self->context != NULL ? 0 : -1;
+}
+
+PyObject *
+listener_start_serving(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames)
+{
+    static const char *const names[ARG_COUNT] = {
+        "protocol_factory", "sock",    "sslcontext",
+        "server",           "backlog", "ssl_handshake_timeout",
+        "ssl_shutdown_timeout", "context"};
+    static const ArgsSpec spec = {"_start_serving", names, ARG_COUNT, 2, ARG_COUNT};
+    LoopObject *loop = (LoopObject *)op;
+    PyObject *given[ARG_COUNT];
+    if (args_parse(&spec, args, nargs, kwnames, given) < 0 || loop_check_closed(loop) < 0) {
+        return NULL;
+    }
+    PyTypeObject *tp = loop->state->ListenerType;
+    ListenerObject *self = (ListenerObject *)tp->tp_alloc(tp, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->loop = (LoopObject *)Py_NewRef((PyObject *)loop);
+    loop->state->live_servers++;
+    self->serving = true;
+    int rc = listener_setup(self, given);
+    if (rc == 0) {
+        rc = listener_watch(self);
+    }
+    Py_DECREF(self); /* the watch's now */
+    if (rc < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
+listener_stop_serving(PyObject *op, PyObject *sock)
+{
+    LoopObject *loop = (LoopObject *)op;
+    int fd = args_descriptor(loop->state->str_fileno, sock);
+    if (fd < 0) {
+        PyErr_Clear(); /* closed already: its watch ended with it */
+    }
+    else {
+        PyObject *owner = fds_unwatch(loop, fd, FD_READ, false);
+        if (owner != NULL && Py_IS_TYPE(owner, loop->state->ListenerType)) {
+            ((ListenerObject *)owner)->serving = false;
+        }
+        Py_XDECREF(owner);
+    }
+    return call_method0(sock, loop->state->str_close);
+}
+
+/* ---- life ---------------------------------------------------------------------------- */
+
+static int
+listener_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    ListenerObject *self = (ListenerObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT((PyObject *)self->loop);
+    for (int i = 0; i < ARG_COUNT; i++) {
+        Py_VISIT(self->args[i]);
+    }
+    Py_VISIT(self->context);
+    return 0;
+}
+
+static int
+listener_clear(PyObject *op)
+{
+    ListenerObject *self = (ListenerObject *)op;
+    self->serving = false;
+    for (int i = 0; i < ARG_COUNT; i++) {
+        Py_CLEAR(self->args[i]);
+    }
+    Py_CLEAR(self->context);
+    return 0;
+}
+
+static void
+listener_dealloc(PyObject *op)
+{
+    PyTypeObject *tp = Py_TYPE(op);
+    LoopObject *loop = ((ListenerObject *)op)->loop;
+    PyObject_GC_UnTrack(op);
+    (void)listener_clear(op);
+    loop->state->live_servers--;
+    tp->tp_free(op);
+    Py_DECREF(tp);
+    Py_DECREF(loop);
+}
+
+static PyMethodDef listener_methods[] = {
+    {"_resume", listener_resume, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot listener_slots[] = {
+    {Py_tp_doc, "What accepts connections for one listening socket."},
+    {Py_tp_methods, listener_methods},
+    {Py_tp_traverse, listener_traverse},
+    {Py_tp_clear, listener_clear},
+    {Py_tp_dealloc, listener_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec listener_spec = {
+    .name = "pyloop._core.Listener",
+    .basicsize = sizeof(ListenerObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = listener_slots,
+};
+
+PyTypeObject *
+listener_type_create(PyObject *module)
+{
+    return (PyTypeObject *)PyType_FromModuleAndSpec(module, &listener_spec, NULL);
+}

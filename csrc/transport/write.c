@@ -1,0 +1,605 @@
+/* write.c - the write side of SocketTransport: the immediate try, holding, the queue.
+ *
+ * Owns: StreamObject.queue.  Does not own: the descriptor and its watch (loop/fds.c).
+ *
+ * write() offers data to the kernel at once when nothing is queued, as asyncio documents.
+ * Holding: a transport whose callbacks made the same number k >= 2 of writes HOLD_STREAK
+ * times running holds the first k - 1 of the next callback and sends all k with one
+ * sendmsg. What is held goes out when the callback ends, before another transport's
+ * write, and before anything that could tell the difference (stream_release_held's
+ * callers); a callback that ends with fewer writes also unlearns. At most one transport
+ * per loop holds, at most HOLD_BYTES, in the loop's thread, not in debug mode, not with
+ * PYLOOP_HOLD_WRITES=0. The one case that can tell: a callback that always made k writes
+ * makes fewer and then blocks on its peer (docs/compatibility.md).
+ */
+#include "transport/stream.h"
+
+#include "base/args.h"
+#include "base/call.h"
+#include "base/errors.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+enum {
+    HOLD_STREAK = 3,
+    HOLD_BYTES = 64 * 1024,
+    QUEUE_FIRST_CAPACITY = 8,
+    IOV_MAX_PER_SEND = 64,
+    LOST_WRITES_WARN = 5, /* asyncio's LOG_THRESHOLD_FOR_CONNLOST_WRITES */
+};
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* macOS: Python ignores SIGPIPE */
+#endif
+
+static int on_writable(LoopObject *loop, PyObject *owner);
+
+/* ---- the queue ------------------------------------------------------------ */
+
+static inline WriteItem *
+queue_at(StreamObject *self, size_t i)
+{
+    return &self->queue[(self->queue_head + i) & (self->queue_capacity - 1)];
+}
+
+/* Steals bytes. 0, or -1 with MemoryError. */
+static int
+queue_push_steal(StreamObject *self, PyObject *bytes, size_t offset)
+{
+    if (self->queue_count == self->queue_capacity) {
+        size_t capacity =
+            self->queue_capacity > 0 ? self->queue_capacity * 2 : QUEUE_FIRST_CAPACITY;
+        WriteItem *queue = PyMem_RawMalloc(capacity * sizeof(WriteItem));
+        if (queue == NULL) {
+            Py_DECREF(bytes);
+            PyErr_NoMemory();
+            return -1;
+        }
+        for (size_t i = 0; i < self->queue_count; i++) {
+            queue[i] = *queue_at(self, i);
+        }
+        PyMem_RawFree(self->queue);
+        self->queue = queue;
+        self->queue_head = 0;
+        self->queue_capacity = capacity;
+    }
+    *queue_at(self, self->queue_count) = (WriteItem){bytes, offset};
+    self->queue_count++;
+    self->queue_bytes += (size_t)PyBytes_GET_SIZE(bytes) - offset;
+    return 0;
+}
+
+/* Queues what follows the first `sent` bytes; exact bytes by reference, others copied,
+ * because their owner may change them. */
+static int
+queue_push_rest(StreamObject *self, PyObject *data, const char *start, size_t length,
+                size_t sent)
+{
+    if (PyBytes_CheckExact(data)) {
+        return queue_push_steal(self, Py_NewRef(data), sent);
+    }
+    PyObject *copy =
+        PyBytes_FromStringAndSize(start + sent, (Py_ssize_t)(length - sent));
+    return copy != NULL ? queue_push_steal(self, copy, 0) : -1;
+}
+
+/* Forgets the first n queued bytes, which were sent. */
+static void
+queue_consume(StreamObject *self, size_t n)
+{
+    self->queue_bytes -= n;
+    while (n > 0) {
+        WriteItem *item = queue_at(self, 0);
+        size_t left = (size_t)PyBytes_GET_SIZE(item->bytes) - item->offset;
+        if (n < left) {
+            item->offset += n;
+            return;
+        }
+        n -= left;
+        PyObject *bytes = item->bytes;
+        self->queue_head = (self->queue_head + 1) & (self->queue_capacity - 1);
+        self->queue_count--;
+        Py_DECREF(bytes); /* exact bytes: runs no code */
+    }
+}
+
+void
+stream_drop_queue(StreamObject *self)
+{
+    if (stream_is_holding(self)) {
+        self->loop->holder = NULL;
+    }
+    queue_consume(self, self->queue_bytes);
+    PyMem_RawFree(self->queue);
+    self->queue = NULL;
+    self->queue_capacity = 0;
+    self->queue_head = 0;
+}
+
+/* ---- flow control ---------------------------------------------------------- */
+
+/* Calls protocol.name(); what it raises is reported. 0, or -1 if it must leave run. */
+static int
+stream_notify(StreamObject *self, PyObject *name, const char *failed)
+{
+    PyloopState *state = self->loop->state;
+    PyObject *protocol = Py_NewRef(self->protocol);
+    PyObject *done = call_method0(protocol, name);
+    int rc = 0;
+    if (done == NULL) {
+        PyObject *message = NULL;
+        if (!errors_is_fatal()) {
+            PyObject *exc = PyErr_GetRaisedException();
+            message = PyUnicode_FromString(failed);
+            if (message == NULL) {
+                Py_DECREF(exc);
+            }
+            else {
+                PyErr_SetRaisedException(exc);
+            }
+        }
+        rc = message == NULL ? -1
+                             : loop_report(self->loop, message, state->str_transport,
+                                           (PyObject *)self, state->str_protocol,
+                                           protocol, NULL);
+        Py_XDECREF(message);
+    }
+    Py_XDECREF(done);
+    Py_DECREF(protocol);
+    return rc;
+}
+
+int
+stream_maybe_pause_protocol(StreamObject *self)
+{
+    if (self->queue_bytes <= self->high_water || self->protocol_paused ||
+        self->protocol == NULL) {
+        return 0;
+    }
+    self->protocol_paused = true;
+    return stream_notify(self, self->loop->state->str_pause_writing,
+                         "protocol.pause_writing() failed");
+}
+
+static int
+stream_maybe_resume_protocol(StreamObject *self)
+{
+    if (!self->protocol_paused || self->queue_bytes > self->low_water ||
+        self->protocol == NULL) {
+        return 0;
+    }
+    self->protocol_paused = false;
+    return stream_notify(self, self->loop->state->str_resume_writing,
+                         "protocol.resume_writing() failed");
+}
+
+PyObject *
+stream_set_write_buffer_limits(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames)
+{
+    static const char *const names[] = {"high", "low"};
+    static const ArgsSpec spec = {"set_write_buffer_limits", names, 2, 0, 2};
+    StreamObject *self = (StreamObject *)op;
+    PyObject *given[2];
+    if (args_parse(&spec, args, nargs, kwnames, given) < 0) {
+        return NULL;
+    }
+    Py_ssize_t high = 64 * 1024, low = 0;
+    bool has_high = given[0] != NULL && given[0] != Py_None;
+    bool has_low = given[1] != NULL && given[1] != Py_None;
+    if (has_low) {
+        low = PyNumber_AsSsize_t(given[1], NULL);
+        if (low == -1 && PyErr_Occurred()) {
+            return NULL;
+        }
+        high = low < PY_SSIZE_T_MAX / 4 ? 4 * low : PY_SSIZE_T_MAX;
+    }
+    if (has_high) {
+        high = PyNumber_AsSsize_t(given[0], NULL);
+        if (high == -1 && PyErr_Occurred()) {
+            return NULL;
+        }
+    }
+    if (!has_low) {
+        low = high / 4;
+    }
+    if (!(high >= low && low >= 0)) {
+        return PyErr_Format(PyExc_ValueError,
+                            "high (%zd) must be >= low (%zd) must be >= 0", high, low);
+    }
+    self->high_water = (size_t)high;
+    self->low_water = (size_t)low;
+    if (stream_maybe_pause_protocol(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- sending --------------------------------------------------------------- */
+
+static bool
+would_block(int err)
+{
+    return err == EAGAIN || err == EWOULDBLOCK || err == EINTR;
+}
+
+/* One sendmsg of the queue's head. Bytes sent (0: would block), or -1 with errno. */
+static ssize_t
+queue_send(StreamObject *self)
+{
+    struct iovec vector[IOV_MAX_PER_SEND];
+    size_t count =
+        self->queue_count < IOV_MAX_PER_SEND ? self->queue_count : IOV_MAX_PER_SEND;
+    for (size_t i = 0; i < count; i++) {
+        WriteItem *item = queue_at(self, i);
+        vector[i].iov_base = PyBytes_AS_STRING(item->bytes) + item->offset;
+        vector[i].iov_len = (size_t)PyBytes_GET_SIZE(item->bytes) - item->offset;
+    }
+    struct msghdr message = {.msg_iov = vector, .msg_iovlen = count};
+    ssize_t n = sendmsg(self->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return n < 0 && would_block(errno) ? 0 : n;
+}
+
+static int
+stream_watch_writing(StreamObject *self)
+{
+    PyObject *replaced;
+    if (fds_watch(self->loop, self->fd, FD_WRITE, on_writable, (PyObject *)self, NULL,
+                  &replaced) < 0) {
+        return -1;
+    }
+    Py_XDECREF(replaced);
+    return 0;
+}
+
+static void
+stream_unwatch_writing(StreamObject *self)
+{
+    Py_XDECREF(fds_unwatch(self->loop, self->fd, FD_WRITE, true));
+}
+
+static void
+stream_release_storage(StreamObject *self)
+{
+    if (self->queue_capacity > QUEUE_FIRST_CAPACITY) {
+        stream_drop_queue(self);
+    }
+}
+
+static int
+stream_write_failed(StreamObject *self, int err)
+{
+    stream_drop_queue(self);
+    (void)errors_raise_errno(err);
+    return stream_fatal_error(self, "Fatal write error on socket transport");
+}
+
+/* The queue is empty: what waited for that. 0, or -1 if it must leave run. */
+static int
+stream_drained(StreamObject *self)
+{
+    stream_unwatch_writing(self);
+    stream_release_storage(self);
+    if (self->phase == STREAM_CLOSING) {
+        self->lost++;
+        return stream_lost(self, NULL);
+    }
+    if (self->write_eof) {
+        (void)shutdown(self->fd, SHUT_WR); /* a lost peer is seen by reading */
+    }
+    return 0;
+}
+
+static int
+stream_flush_queue(StreamObject *self)
+{
+    ssize_t n = queue_send(self);
+    if (n < 0) {
+        return stream_write_failed(self, errno);
+    }
+    queue_consume(self, (size_t)n);
+    if (stream_maybe_resume_protocol(self) < 0) { /* it may write more, or close */
+        return -1;
+    }
+    return self->queue_count == 0 && self->lost == 0 ? stream_drained(self) : 0;
+}
+
+static int
+on_writable(LoopObject *Py_UNUSED(loop), PyObject *owner)
+{
+    StreamObject *self = (StreamObject *)owner;
+    if (self->lost > 0 || self->queue_count == 0) {
+        return 0;
+    }
+    PyObject *context = stream_enter_context(self);
+    if (context == NULL) {
+        return stream_fatal_error(self, "Fatal write error on socket transport");
+    }
+    int rc = stream_flush_queue(self);
+    stream_exit_context(context);
+    return rc;
+}
+
+/* ---- holding ---------------------------------------------------------------- */
+
+/* Counts this write; true if it is one that a later write of this callback will send. */
+static bool
+stream_may_hold(StreamObject *self, size_t length)
+{
+    LoopObject *loop = self->loop;
+    if (self->callback_serial != loop->callback_serial) {
+        /* The first write of a callback: learn from the last one. */
+        if (self->writes_now == self->writes_learned) {
+            if (self->writes_streak < HOLD_STREAK) {
+                self->writes_streak++;
+            }
+        }
+        else {
+            self->writes_learned = self->writes_now;
+            self->writes_streak = 1;
+        }
+        self->callback_serial = loop->callback_serial;
+        self->writes_now = 0;
+    }
+    if (self->writes_now < UINT8_MAX) {
+        self->writes_now++;
+    }
+    return self->writes_streak >= HOLD_STREAK && self->writes_now < self->writes_learned &&
+           self->writes_learned < UINT8_MAX && loop->dispatching && loop->hold_writes &&
+           !loop->debug && self->queue_bytes + length <= HOLD_BYTES &&
+           self->queue_bytes + length <= self->high_water &&
+           (self->queue_count == 0 || stream_is_holding(self)) &&
+           loop->thread_ident == PyThread_get_thread_ident();
+}
+
+/* Sends what is held; what the kernel does not take stays queued and watched. */
+static int
+stream_send_held(StreamObject *self)
+{
+    self->loop->holder = NULL;
+    ssize_t n = queue_send(self);
+    if (n < 0) {
+        return stream_write_failed(self, errno);
+    }
+    queue_consume(self, (size_t)n);
+    if (self->queue_count == 0) {
+        return 0;
+    }
+    if (stream_watch_writing(self) < 0) {
+        stream_drop_queue(self);
+        return stream_fatal_error(self, "Fatal write error on socket transport");
+    }
+    return stream_maybe_pause_protocol(self);
+}
+
+/* The callback's end, or something that could see a difference. An error is kept apart
+ * from one that may be raised just now. */
+void
+stream_release_held(StreamObject *self)
+{
+    if (!stream_is_holding(self)) {
+        return;
+    }
+    PyObject *raised = PyErr_GetRaisedException();
+    self->writes_streak = 0;
+    Py_INCREF(self);
+    if (stream_send_held(self) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self); /* SystemExit out of a notification */
+    }
+    Py_DECREF(self);
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
+}
+
+static void
+stream_flush_holder(LoopObject *loop)
+{
+    stream_release_held((StreamObject *)loop->holder);
+}
+
+/* ---- write, writelines, write_eof -------------------------------------------- */
+
+/* 0, or -1 with an exception for the caller of write(). */
+static int
+stream_write_bytes(StreamObject *self, PyObject *data, const char *start, size_t length)
+{
+    LoopObject *loop = self->loop;
+    if (loop->holder != NULL && !stream_is_holding(self)) {
+        stream_flush_holder(loop); /* the order between transports stays */
+    }
+    bool hold = stream_may_hold(self, length);
+    if (hold || stream_is_holding(self)) {
+        if (queue_push_rest(self, data, start, length, 0) < 0) {
+            return -1;
+        }
+        loop->holder = (PyObject *)self;
+        loop->flush_holder = stream_flush_holder;
+        return hold ? 0 : stream_send_held(self);
+    }
+    size_t sent = 0;
+    if (self->queue_count == 0) {
+        ssize_t n = send(self->fd, start, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && !would_block(errno)) {
+            return stream_write_failed(self, errno);
+        }
+        sent = n > 0 ? (size_t)n : 0;
+        if (sent == length) {
+            return 0;
+        }
+    }
+    if (queue_push_rest(self, data, start, length, sent) < 0 ||
+        stream_watch_writing(self) < 0) {
+        return -1;
+    }
+    return stream_maybe_pause_protocol(self);
+}
+
+/* The write counts as lost: asyncio warns once it happened often. */
+static int
+stream_write_lost(StreamObject *self)
+{
+    int rc = 0;
+    if (self->lost >= LOST_WRITES_WARN) {
+        PyObject *text = PyUnicode_FromString("socket.send() raised exception.");
+        PyObject *logged =
+            text != NULL
+                ? call_method1(self->loop->state->logger, self->loop->state->str_warning,
+                               text)
+                : NULL;
+        Py_XDECREF(text);
+        Py_XDECREF(logged);
+        rc = logged != NULL ? 0 : -1;
+    }
+    self->lost++;
+    return rc;
+}
+
+static int
+stream_write_object(StreamObject *self, PyObject *data)
+{
+    if (PyBytes_CheckExact(data)) {
+        size_t length = (size_t)PyBytes_GET_SIZE(data);
+        if (length == 0) {
+            return 0;
+        }
+        return self->lost > 0
+                   ? stream_write_lost(self)
+                   : stream_write_bytes(self, data, PyBytes_AS_STRING(data), length);
+    }
+    Py_buffer view;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    int rc = 0;
+    if (view.len > 0) {
+        rc = self->lost > 0
+                 ? stream_write_lost(self)
+                 : stream_write_bytes(self, data, view.buf, (size_t)view.len);
+    }
+    PyBuffer_Release(&view);
+    return rc;
+}
+
+PyObject *
+stream_write(PyObject *op, PyObject *data)
+{
+    StreamObject *self = (StreamObject *)op;
+    if (!PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
+        return PyErr_Format(PyExc_TypeError,
+                            "data argument must be a bytes-like object, not '%s'",
+                            Py_TYPE(data)->tp_name);
+    }
+    if (self->write_eof) {
+        PyErr_SetString(PyExc_RuntimeError, "Cannot call write() after write_eof()");
+        return NULL;
+    }
+    if (stream_write_object(self, data) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Every item as exact bytes, empty ones left out: a new list, or NULL with TypeError. */
+static PyObject *
+writelines_collect(PyObject *list, size_t *total)
+{
+    PyObject *items = PySequence_Fast(list, "writelines() argument must be iterable");
+    PyObject *lines = items != NULL ? PyList_New(0) : NULL;
+    *total = 0;
+    for (Py_ssize_t i = 0; lines != NULL && i < PySequence_Fast_GET_SIZE(items); i++) {
+        PyObject *line = PySequence_Fast_GET_ITEM(items, i);
+        if (PyBytes_CheckExact(line)) {
+            Py_INCREF(line);
+        }
+        else if (PyObject_CheckBuffer(line)) {
+            line = PyBytes_FromObject(line);
+        }
+        else {
+            PyErr_Format(PyExc_TypeError,
+                         "writelines() item %zd: a bytes-like object is required, "
+                         "not '%s'",
+                         i, Py_TYPE(line)->tp_name);
+            line = NULL;
+        }
+        if (line == NULL ||
+            (PyBytes_GET_SIZE(line) > 0 && PyList_Append(lines, line) < 0)) {
+            Py_CLEAR(lines);
+        }
+        else {
+            *total += (size_t)PyBytes_GET_SIZE(line);
+        }
+        Py_XDECREF(line);
+    }
+    Py_XDECREF(items);
+    return lines;
+}
+
+/* Counts as one write; gathered into one sendmsg when nothing was queued. */
+static int
+stream_write_lines(StreamObject *self, PyObject *lines, size_t total)
+{
+    LoopObject *loop = self->loop;
+    if (total == 0) {
+        return 0;
+    }
+    if (self->lost > 0) {
+        return stream_write_lost(self);
+    }
+    if (loop->holder != NULL && !stream_is_holding(self)) {
+        stream_flush_holder(loop);
+    }
+    bool hold = stream_may_hold(self, total);
+    bool offer = self->queue_count == 0 || stream_is_holding(self);
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(lines); i++) {
+        if (queue_push_steal(self, Py_NewRef(PyList_GET_ITEM(lines, i)), 0) < 0) {
+            return -1;
+        }
+    }
+    if (!offer) {
+        return stream_maybe_pause_protocol(self);
+    }
+    loop->holder = (PyObject *)self;
+    loop->flush_holder = stream_flush_holder;
+    return hold ? 0 : stream_send_held(self);
+}
+
+PyObject *
+stream_writelines(PyObject *op, PyObject *list)
+{
+    StreamObject *self = (StreamObject *)op;
+    size_t total;
+    if (self->write_eof) {
+        PyErr_SetString(PyExc_RuntimeError, "Cannot call writelines() after write_eof()");
+        return NULL;
+    }
+    PyObject *lines = writelines_collect(list, &total);
+    if (lines == NULL) {
+        return NULL;
+    }
+    int rc = stream_write_lines(self, lines, total);
+    Py_DECREF(lines);
+    if (rc < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
+stream_write_eof(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    StreamObject *self = (StreamObject *)op;
+    stream_release_held(self);
+    if (self->phase >= STREAM_CLOSING || self->write_eof) {
+        Py_RETURN_NONE;
+    }
+    self->write_eof = true;
+    if (self->queue_count == 0 && shutdown(self->fd, SHUT_WR) < 0) {
+        (void)errors_raise_errno(errno);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}

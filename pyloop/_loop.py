@@ -1,0 +1,252 @@
+"""The loop: asyncio's own orchestration over the C core.
+
+What runs per callback, per timer or per byte is in C (``pyloop._core``); what runs per
+connection or per loop is asyncio's code of the running Python version, inherited from
+``asyncio.BaseEventLoop`` or borrowed from its Unix selector loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import signal
+import socket
+import sys
+import threading
+from asyncio import base_events, format_helpers, selector_events, sslproto, unix_events
+from asyncio.log import logger
+from typing import TYPE_CHECKING, Any
+
+from pyloop import _core
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterator
+
+__all__ = ["Loop"]
+
+_UnixLoop: Any = unix_events._UnixSelectorEventLoop
+_SelectorLoop: Any = selector_events.BaseSelectorEventLoop
+
+# The 3.13 releases and some later bug fixes of others take debug=.
+_FORMAT_TAKES_DEBUG = (
+    "debug" in inspect.signature(format_helpers._format_callback_source).parameters
+)
+
+
+class Loop(_core.Loop, asyncio.BaseEventLoop):
+    """An asyncio event loop on pyloop's C core.
+
+    Takes no arguments. Raises OSError when the system refuses the loop's descriptors and
+    ValueError when PYLOOP_POLLER names no way of watching descriptors. Everything that
+    asyncio documents for ``asyncio.AbstractEventLoop`` of the running Python version
+    holds; see docs/compatibility.md for what is missing and what differs.
+    """
+
+    _unix_server_sockets: dict[Any, int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._signal_handlers: dict[int, asyncio.Handle] = {}
+        self._unix_server_sockets = {}
+        # The socket pair that signals wake the loop by; made at first need.
+        self._ssock: socket.socket | None = None
+        self._csock_or_none: socket.socket | None = None
+
+    # -- running ------------------------------------------------------------------
+
+    def run_forever(self) -> None:
+        """Run until stop() is called. As asyncio's loop.run_forever()."""
+        self._check_closed()
+        self._check_running()
+        self._set_coroutine_origin_tracking(self._debug)
+        old_hooks = sys.get_asyncgen_hooks()
+        self._thread_id = threading.get_ident()
+        try:
+            sys.set_asyncgen_hooks(
+                firstiter=self._asyncgen_firstiter_hook,
+                finalizer=self._asyncgen_finalizer_hook,
+            )
+            asyncio._set_running_loop(self)
+            with self._woken_by_signals():
+                self._run()
+        finally:
+            self._stopping = False
+            self._thread_id = None
+            asyncio._set_running_loop(None)
+            self._set_coroutine_origin_tracking(False)
+            sys.set_asyncgen_hooks(*old_hooks)
+
+    @contextlib.contextmanager
+    def _woken_by_signals(self) -> Iterator[None]:
+        """While the main thread runs the loop, a signal ends a blocking poll.
+
+        The kernel may deliver a signal to any thread, and a C-level handler only notes
+        it, so Python's wake-up descriptor is ours for the run unless it is in use.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        try:
+            fd = self._csock.fileno()
+            old = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+        except ValueError:  # not the main thread of the main interpreter
+            yield
+            return
+        if old != -1 and old != fd:
+            signal.set_wakeup_fd(old)
+        try:
+            yield
+        finally:
+            # Ours to take back only if nobody took it over meanwhile; a signal handler
+            # needs it between runs too.
+            if old == -1 and not self._signal_handlers:
+                now = signal.set_wakeup_fd(-1)
+                if now != fd and now != -1:
+                    signal.set_wakeup_fd(now)
+
+    # -- signals: asyncio's Unix loop, over a socket pair made at first need --------
+
+    add_signal_handler = _UnixLoop.add_signal_handler
+    remove_signal_handler = _UnixLoop.remove_signal_handler
+    _check_signal = _UnixLoop._check_signal
+    _handle_signal = _UnixLoop._handle_signal
+
+    @property
+    def _csock(self) -> socket.socket:
+        if self._csock_or_none is None:
+            self._check_closed()
+            self._ssock, self._csock_or_none = socket.socketpair()
+            self._ssock.setblocking(False)
+            self._csock_or_none.setblocking(False)
+            self._internal_fds += 1
+            self._add_reader(self._ssock.fileno(), self._read_signals)
+        return self._csock_or_none
+
+    def _read_signals(self) -> None:
+        """Take the numbers of arrived signals; schedule the handlers of those with one."""
+        assert self._ssock is not None
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            while data := self._ssock.recv(4096):
+                for signum in data:
+                    if signum in self._signal_handlers:
+                        self._handle_signal(signum)
+
+    # -- transports ----------------------------------------------------------------
+
+    create_unix_connection = _UnixLoop.create_unix_connection
+    create_unix_server = _UnixLoop.create_unix_server
+
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        waiter: asyncio.Future[Any] | None = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: asyncio.AbstractServer | None = None,
+        context: Any = None,
+        **timeouts: Any,
+    ) -> asyncio.Transport:
+        """TLS by asyncio's sslproto over our socket transport."""
+        self._ensure_fd_no_transport(rawsock)
+        ssl_protocol = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            **timeouts,
+        )
+        self._make_socket_transport(
+            rawsock, ssl_protocol, extra=extra, server=server, context=context
+        )
+        return ssl_protocol._app_transport  # type: ignore[no-any-return]
+
+    _accept_connection2 = _SelectorLoop._accept_connection2
+
+    def _accept_tls(
+        self,
+        sock: socket.socket,
+        address: Any,
+        protocol_factory: Any,
+        sslcontext: ssl.SSLContext,
+        server: asyncio.AbstractServer,
+        *arguments: Any,
+    ) -> None:
+        """A connection that the C listener accepted and that speaks TLS.
+
+        arguments: the handshake timeout, the shutdown timeout and, from 3.15, the
+        context, each None where this Python's asyncio did not pass it.
+        """
+        given = arguments
+        while given and given[-1] is None:
+            given = given[:-1]
+        self.create_task(
+            self._accept_connection2(
+                protocol_factory,
+                sock,
+                {"peername": address},
+                sslcontext,
+                server,
+                *given,
+            )
+        )
+
+    # -- reports: rare, so worded here as this Python's asyncio words them ------------
+
+    def _report_callback_error(self, handle: Any, exc: BaseException) -> None:
+        """Tell the exception handler what a callback raised."""
+        keywords = {"debug": self._debug} if _FORMAT_TAKES_DEBUG else {}
+        call = format_helpers._format_callback_source(
+            handle._callback, handle._args or (), **keywords
+        )
+        context = {
+            "message": f"Exception in callback {call}",
+            "exception": exc,
+            "handle": handle,
+        }
+        if handle._source_traceback:
+            context["source_traceback"] = handle._source_traceback
+        self.call_exception_handler(context)
+
+    def _log_slow_callback(self, subject: Any, seconds: float) -> None:
+        """Debug mode: a callback ran for slow_callback_duration seconds or longer."""
+        if isinstance(subject, asyncio.Handle):
+            text = base_events._format_handle(subject)
+        else:
+            text = repr(subject)
+        logger.warning("Executing %s took %.3f seconds", text, seconds)
+
+    # -- closing ---------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the loop; what is scheduled or watched is dropped. As asyncio's.
+
+        Raises RuntimeError while the loop runs. Never waits for the executor.
+        """
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        self._close_signals()
+        super().close()
+        self._close_core()
+
+    def _close_signals(self) -> None:
+        if sys.is_finalizing():
+            # No handler can run any more, and signal's functions may be gone.
+            self._signal_handlers.clear()
+        for signum in list(self._signal_handlers):
+            self.remove_signal_handler(signum)
+        if self._ssock is not None and self._csock_or_none is not None:
+            self._remove_reader(self._ssock.fileno())
+            self._ssock.close()
+            self._csock_or_none.close()
+            self._ssock = self._csock_or_none = None
+            self._internal_fds -= 1

@@ -1,0 +1,102 @@
+"""Ways to make asyncio use pyloop: run(), install(), EventLoopPolicy."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pyloop._loop import Loop
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+__all__ = ["EventLoopPolicy", "install", "new_event_loop", "run"]
+
+_T = TypeVar("_T")
+
+
+def new_event_loop() -> Loop:
+    """Return a new, open loop; usable wherever asyncio takes a ``loop_factory``.
+
+    Raises OSError when the system refuses the loop's descriptors.
+    """
+    return Loop()
+
+
+def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
+    """Run a coroutine on a new pyloop loop and return its result; as ``asyncio.run()``.
+
+    debug: the loop's debug mode; None leaves it to PYTHONASYNCIODEBUG and ``-X dev``.
+    Raises what main raises, ValueError when main is no coroutine, and RuntimeError when a
+    loop runs in this thread already.
+    """
+    if sys.version_info >= (3, 12):
+        return asyncio.run(main, debug=debug, loop_factory=new_event_loop)
+    if sys.version_info >= (3, 11):
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError("asyncio.run() cannot be called from a running event loop")
+        with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+            return runner.run(main)
+    return _run_310(main, debug)
+
+
+def _run_310(main: Coroutine[Any, Any, _T], debug: bool | None) -> _T:
+    """asyncio.run() of Python 3.10, whose loop comes from the policy: lend it ours."""
+    old = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(EventLoopPolicy())
+    try:
+        return asyncio.run(main, debug=debug)
+    finally:
+        asyncio.set_event_loop_policy(old)
+
+
+def _policy_base() -> Any:
+    """asyncio's default policy class, without the warning that 3.14 gives for its name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from asyncio import events
+
+        base = getattr(events, "_BaseDefaultEventLoopPolicy", None)
+        return base if base is not None else events.BaseDefaultEventLoopPolicy
+
+
+if TYPE_CHECKING:
+    _Base = asyncio.DefaultEventLoopPolicy
+else:
+    _Base = _policy_base()
+
+
+class EventLoopPolicy(_Base):
+    """An event loop policy whose loops are pyloop's.
+
+    asyncio deprecates policies from 3.14 on and removes them in 3.16; prefer
+    ``loop_factory=pyloop.new_event_loop``. Using this one gives no warning by itself.
+    """
+
+    def _loop_factory(self) -> Loop:
+        return new_event_loop()
+
+    if sys.version_info < (3, 14):
+        # Child watchers are asyncio's Unix policy's affair; subprocesses of a pyloop
+        # loop need none.
+        def get_child_watcher(self) -> Any:
+            """Raise NotImplementedError: pyloop has no child watchers."""
+            raise NotImplementedError("pyloop has no child watchers")
+
+        def set_child_watcher(self, watcher: Any) -> None:
+            """Raise NotImplementedError: pyloop has no child watchers."""
+            raise NotImplementedError("pyloop has no child watchers")
+
+
+def install() -> None:
+    """Make pyloop the loop of asyncio.run(), new_event_loop() and what builds on them.
+
+    Call it once, before a loop is made. It sets the event loop policy, as long as Python
+    has policies (up to 3.15).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        asyncio.set_event_loop_policy(EventLoopPolicy())
+
