@@ -20,7 +20,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import support  # noqa: E402
+import support
 
 CONFIGURED_KINDS = pytest.StashKey()
 FAILED = pytest.StashKey()
@@ -68,7 +68,8 @@ def chosen_kinds(config):
     kinds = [kind.strip() for kind in config.getoption("--loops").split(",")]
     for kind in kinds:
         if kind not in support.LOOP_KINDS:
-            raise pytest.UsageError(f"--loops: {kind!r} is none of {support.LOOP_KINDS}")
+            known = ", ".join(support.LOOP_KINDS)
+            raise pytest.UsageError(f"--loops: {kind!r} is none of {known}")
         try:
             # What the library makes once per process exists before anything is counted.
             support.make_loop(kind).close()
@@ -80,7 +81,7 @@ def chosen_kinds(config):
     return kinds
 
 
-# --- which loops -----------------------------------------------------------------
+# --- which loops --------------------------------------------------------------
 
 
 def pytest_generate_tests(metafunc):
@@ -153,7 +154,7 @@ def certificates(tmp_path_factory):
     return support.Certificates(str(tmp_path_factory.mktemp("certificates")))
 
 
-# --- what every test is held to ----------------------------------------------------
+# --- what every test is held to -----------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +219,9 @@ def left_descriptors(before):
         for fd in sorted(after)
         if fd not in before or before[fd] != after[fd]
     ]
-    lost = [f"closed: descriptor {fd} -> {before[fd]}" for fd in before if fd not in after]
+    lost = [
+        f"closed: descriptor {fd} -> {before[fd]}" for fd in before if fd not in after
+    ]
     return left + lost
 
 
@@ -229,7 +232,7 @@ def pytest_runtest_makereport(item, call):
         item.stash[FAILED] = True
 
 
-# --- no test hangs -------------------------------------------------------------------
+# --- no test hangs ------------------------------------------------------------
 
 
 class TestTookTooLong(SystemExit):

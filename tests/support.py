@@ -25,7 +25,7 @@ PATIENCE = 30.0
 LOOP_KINDS = ("asyncio", "pyloop", "uvloop")
 
 
-# --- loops ------------------------------------------------------------------------
+# --- loops --------------------------------------------------------------------
 
 
 def make_loop(kind):
@@ -65,7 +65,7 @@ def core_stats():
     return dict(core.debug_stats()) if core is not None else {}
 
 
-# --- running ----------------------------------------------------------------------
+# --- running ------------------------------------------------------------------
 
 
 def run(loop, awaitable, timeout=PATIENCE):
@@ -113,7 +113,7 @@ def spin(loop, iterations=5):
 
 
 def run_in_thread(function, *args, timeout=PATIENCE):
-    """Call function(*args) in a new thread; return its result or raise what it raised."""
+    """Call function(*args) in a new thread; return or raise what it did."""
     outcome = {}
 
     def body():
@@ -163,7 +163,7 @@ def wait_until_asleep(thread, process="self"):
     wait_for_condition(asleep_for_a_while, what=f"thread {thread} sleeps")
 
 
-# --- what is reported --------------------------------------------------------------
+# --- what is reported ---------------------------------------------------------
 
 
 class ErrorRecorder:
@@ -248,7 +248,7 @@ class AsyncioLog(logging.Filter):
         return [line.text for line in self.take(level)]
 
 
-# --- descriptors and threads -------------------------------------------------------
+# --- descriptors and threads --------------------------------------------------
 
 
 def open_descriptors():
@@ -286,7 +286,7 @@ def is_descriptor_open(fd):
     return True
 
 
-# --- sockets -----------------------------------------------------------------------
+# --- sockets ------------------------------------------------------------------
 
 
 def free_port(host="127.0.0.1", kind=socket.SOCK_STREAM):
@@ -385,7 +385,7 @@ class Certificates:
         return context
 
 
-# --- scripts in a process of their own ------------------------------------------------
+# --- scripts in a process of their own ----------------------------------------
 
 
 def run_script(script, *args, flags=(), env=None, timeout=2 * PATIENCE, check=True):

@@ -44,7 +44,7 @@ ALL = pytest.mark.parametrize("make", [soon, later, at, threadsafe])
 TIMERS = pytest.mark.parametrize("make", [later, at])
 
 
-# --- what a handle is ------------------------------------------------------------------
+# --- what a handle is ---------------------------------------------------------
 
 
 @ALL
@@ -163,7 +163,7 @@ def test_a_replaced_callback_is_the_one_that_runs(loop, make):
     handle.cancel()
 
 
-# --- representation -----------------------------------------------------------------
+# --- representation -----------------------------------------------------------
 
 
 class CallableObject:
@@ -259,7 +259,7 @@ def test_repr_of_a_callback_whose_repr_fails(loop):
     run_once(loop)
 
 
-# --- cancel -------------------------------------------------------------------------
+# --- cancel -------------------------------------------------------------------
 
 
 @ALL
@@ -356,7 +356,7 @@ def test_cancelling_in_debug_mode_keeps_the_repr(loop):
     assert "'argument'" in repr(handle)
 
 
-# --- timers ----------------------------------------------------------------------------
+# --- timers -------------------------------------------------------------------
 
 
 def test_when(loop):
@@ -434,7 +434,7 @@ def test_comparison_with_asyncios_own_object(loop):
     assert later_twin > timer
 
 
-# --- where it was made ---------------------------------------------------------------
+# --- where it was made --------------------------------------------------------
 
 
 @ALL
@@ -458,7 +458,7 @@ def test_source_traceback_can_be_stored(loop):
     handle._source_traceback = None
 
 
-# --- lifetime -----------------------------------------------------------------------
+# --- lifetime -----------------------------------------------------------------
 
 
 @ALL
@@ -556,7 +556,7 @@ def test_a_handle_dropped_by_its_own_argument(loop):
     assert order == ["dropped", "dropped"]
 
 
-# --- contexts ----------------------------------------------------------------------
+# --- contexts -----------------------------------------------------------------
 
 
 VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")

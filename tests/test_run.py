@@ -16,7 +16,7 @@ class Token:
     """Something a weak reference can point at."""
 
 
-# --- batches ------------------------------------------------------------------------
+# --- batches ------------------------------------------------------------------
 
 
 def test_callbacks_run_in_the_order_they_were_scheduled(loop):
@@ -151,7 +151,7 @@ def test_any_kind_of_callable(loop):
     assert seen == [(1, 2)] * len(callables)
 
 
-# --- timers, threads and descriptors within one iteration ------------------------------
+# --- timers, threads and descriptors within one iteration ---------------------
 
 
 def test_run_once_runs_due_timers_and_threadsafe_calls(loop):
@@ -212,7 +212,7 @@ def test_a_loop_that_is_never_idle_still_runs_timers(loop):
     assert fired == [True]
 
 
-# --- stop ------------------------------------------------------------------------------
+# --- stop ---------------------------------------------------------------------
 
 
 def test_stop_before_run_runs_one_iteration(loop):
@@ -299,7 +299,7 @@ def test_stop_is_forgotten_when_a_run_ends_by_an_exception(loop):
     assert loop.run_until_complete(asyncio.sleep(0.001, "ran on")) == "ran on"
 
 
-# --- run_until_complete -------------------------------------------------------------
+# --- run_until_complete -------------------------------------------------------
 
 
 def test_result_and_exception(loop):
@@ -430,7 +430,7 @@ def test_exit_out_of_a_timer_and_a_reader(loop, exception_type):
         loop.remove_reader(left)
 
 
-# --- states -----------------------------------------------------------------------------
+# --- states -------------------------------------------------------------------
 
 
 def test_is_running_and_the_running_loop(loop):
@@ -528,9 +528,7 @@ def test_run_from_another_thread_while_running(loop, loop_kind):
     seen = []
 
     def in_thread():
-        with pytest.raises(
-            RuntimeError, match="^This event loop is already running$"
-        ):
+        with pytest.raises(RuntimeError, match="^This event loop is already running$"):
             loop.run_forever()
         seen.append(loop.is_running())
         loop.call_soon_threadsafe(loop.stop)
@@ -586,7 +584,7 @@ def test_loops_in_several_threads_at_once(new_loop):
     async def main(number):
         barrier.wait()
         total = 0
-        for i in range(100):
+        for _ in range(100):
             await asyncio.sleep(0)
             total += await asyncio.sleep(0, number)
             await asyncio.sleep(0.0001)
@@ -596,9 +594,7 @@ def test_loops_in_several_threads_at_once(new_loop):
         results[number] = loop.run_until_complete(main(number))
 
     results = {}
-    threads = [
-        threading.Thread(target=body, args=(i, new_loop())) for i in range(4)
-    ]
+    threads = [threading.Thread(target=body, args=(i, new_loop())) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -606,7 +602,7 @@ def test_loops_in_several_threads_at_once(new_loop):
     assert results == {i: i * 100 for i in range(4)}
 
 
-# --- what a run sets and restores ----------------------------------------------------
+# --- what a run sets and restores ---------------------------------------------
 
 
 def test_async_generator_hooks_are_set_for_the_run_only(loop):

@@ -17,7 +17,7 @@ def start_thread(function, *args):
     return thread
 
 
-# --- wake-up -------------------------------------------------------------------------
+# --- wake-up ------------------------------------------------------------------
 
 
 def test_a_call_wakes_a_loop_that_waits_for_nothing(loop):
@@ -97,7 +97,7 @@ def test_a_call_during_the_batch_runs_in_the_next(loop):
     assert order == ["first", "second", "threadsafe", "thread"]
 
 
-# --- order ---------------------------------------------------------------------------
+# --- order --------------------------------------------------------------------
 
 
 def test_one_thread_s_calls_keep_their_order(loop):
@@ -198,7 +198,7 @@ def test_threads_that_start_threads(loop):
     assert sorted(seen) == [0] * 16 + [1] * 8 + [2] * 4 + [3] * 2 + [4]
 
 
-# --- handles -------------------------------------------------------------------------
+# --- handles ------------------------------------------------------------------
 
 
 def test_cancel_before_it_runs(loop):
@@ -279,7 +279,7 @@ def test_exception_in_a_callback(loop):
         assert context["handle"] is handle
 
 
-# --- closed loops -------------------------------------------------------------------
+# --- closed loops -------------------------------------------------------------
 
 
 def test_a_closed_loop_refuses(loop):
@@ -325,7 +325,7 @@ def test_close_while_threads_call(new_loop):
         assert {str(error) for error in errors} == {"Event loop is closed"}
 
 
-# --- what is built on it ---------------------------------------------------------------
+# --- what is built on it ------------------------------------------------------
 
 
 def test_run_coroutine_threadsafe(loop):
@@ -386,7 +386,7 @@ def test_a_queue_fed_by_threads(loop):
         ]
 
 
-# --- calls that are not thread-safe, made from threads, without debug mode ---------------
+# --- calls that are not thread-safe, made from threads, without debug mode ----
 
 
 def test_call_soon_from_a_thread_corrupts_nothing(loop):

@@ -22,7 +22,7 @@ class Token:
     """Something a weak reference can point at."""
 
 
-# --- the clock --------------------------------------------------------------------
+# --- the clock ----------------------------------------------------------------
 
 
 def test_time_is_the_monotonic_clock(loop):
@@ -64,7 +64,7 @@ def test_clock_resolution(loop):
     assert loop._clock_resolution == time.get_clock_info("monotonic").resolution
 
 
-# --- never early --------------------------------------------------------------------
+# --- never early --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("delay", [0, 1e-9, 1e-6, 0.0001, 0.0003, 0.001, 0.0025, 0.01])
@@ -113,7 +113,7 @@ def test_a_blocked_loop_does_not_make_timers_early(loop):
     assert late[0] >= 0
 
 
-# --- order --------------------------------------------------------------------------
+# --- order --------------------------------------------------------------------
 
 
 def test_earlier_deadlines_first(loop):
@@ -167,7 +167,7 @@ def test_equal_deadlines_all_run_in_one_iteration(loop):
     assert sorted(order) == list(range(100))
 
 
-# --- numbers --------------------------------------------------------------------------
+# --- numbers ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["call_later", "call_at"])
@@ -314,7 +314,7 @@ def test_sleep_of_zero_or_less(loop):
     loop.run_until_complete(main())
 
 
-# --- what callbacks do -----------------------------------------------------------------
+# --- what callbacks do --------------------------------------------------------
 
 
 def test_timers_made_in_timers(loop):
@@ -403,7 +403,7 @@ def test_timers_run_between_other_callbacks_only_once(loop):
     assert len(counts) == 10
 
 
-# --- cancellation and many timers ----------------------------------------------------------
+# --- cancellation and many timers ---------------------------------------------
 
 
 def test_ten_thousand_timers_and_random_cancels(loop):
@@ -541,7 +541,7 @@ def test_nothing_is_scheduled_on_a_closed_loop(loop, method):
         getattr(loop, method)(*args, target)
 
 
-# --- snapshots -------------------------------------------------------------------------
+# --- snapshots ----------------------------------------------------------------
 
 
 def test_scheduled_shows_the_timers(loop):
@@ -568,7 +568,7 @@ def test_ready_shows_the_callbacks(loop):
     assert not loop._ready
 
 
-# --- what programs build on timers ----------------------------------------------------------
+# --- what programs build on timers --------------------------------------------
 
 
 def test_timeouts_that_expire_and_that_do_not(loop):
