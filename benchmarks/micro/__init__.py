@@ -1,0 +1,1 @@
+"""In-process benchmarks: one small function per row of the table."""

@@ -1,0 +1,1 @@
+"""Servers to be loaded from another process, and the load itself."""

@@ -1,0 +1,65 @@
+"""Web servers as people run them: uvicorn and aiohttp, with a small answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from servers.echo import Ready
+
+BODY = b"Hello, world!\n"
+
+
+async def asgi_app(scope, receive, send) -> None:
+    """A plain ASGI application: one header block and one body for every request."""
+    assert scope["type"] == "http", scope["type"]
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [
+                (b"content-type", b"text/plain"),
+                (b"content-length", str(len(BODY)).encode()),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": BODY})
+
+
+async def serve_uvicorn(ready: Ready) -> None:
+    """uvicorn with httptools, until SIGTERM, which uvicorn handles itself."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets=None) -> None:
+            await super().startup(sockets)
+            ready(self.servers[0].sockets[0].getsockname()[1])
+
+    config = uvicorn.Config(
+        asgi_app,
+        host="127.0.0.1",
+        port=0,
+        http="httptools",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+    )
+    await Server(config).serve()
+
+
+async def serve_aiohttp(ready: Ready) -> None:
+    """aiohttp's server; ends when cancelled."""
+    from aiohttp import web
+
+    async def hello(request: web.Request) -> web.Response:
+        return web.Response(body=BODY, content_type="text/plain")
+
+    app = web.Application()
+    app.router.add_get("/", hello)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    ready(runner.addresses[0][1])
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
