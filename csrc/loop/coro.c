@@ -1,0 +1,509 @@
+/* coro.c - the protocol of coroutines; see coro.h.
+ *
+ * The types are coroutines to asyncio.iscoroutine() without being registered:
+ * collections.abc.Coroutine takes every type with __await__, send, throw and close.
+ * There is no cr_await: code that walks it (asyncio's call graph of 3.14) goes on to read
+ * frames, which C code has not.
+ */
+#include "loop/coro.h"
+
+#include "base/call.h"
+
+#include <string.h>
+
+/* ---- running --------------------------------------------------------------- */
+
+static void
+coro_finish(CoroObject *self)
+{
+    /* What release() drops may run Python, which must not find our exception set. */
+    PyObject *exc = PyErr_Occurred() ? PyErr_GetRaisedException() : NULL;
+    self->phase = CORO_DONE;
+    Py_CLEAR(self->delegate);
+    self->kind->release(self);
+    if (exc != NULL) {
+        PyErr_SetRaisedException(exc);
+    }
+}
+
+/* As in `async def`: a StopIteration that a body lets out would look like a return. */
+static void
+coro_hide_stop_iteration(void)
+{
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        return;
+    }
+    PyObject *stop = PyErr_GetRaisedException();
+    PyErr_SetString(PyExc_RuntimeError, "coroutine raised StopIteration");
+    PyObject *exc = PyErr_GetRaisedException();
+    PyException_SetContext(exc, Py_NewRef(stop));
+    PyException_SetCause(exc, stop);
+    PyErr_SetRaisedException(exc);
+}
+
+static PySendResult
+coro_fail(CoroObject *self)
+{
+    coro_hide_stop_iteration();
+    coro_finish(self);
+    return PYGEN_ERROR;
+}
+
+/* Sends `sent` to the delegate, or without one gives value to the body, until the delegate
+ * yields or the body ends. Steals value (may be NULL); the phase is CORO_RUNNING. */
+static PySendResult
+coro_run(CoroObject *self, PyObject *sent, PyObject *value, PyObject **result)
+{
+    for (;;) {
+        if (self->delegate != NULL) {
+            PySendResult outcome = PyIter_Send(self->delegate, sent, &value);
+            if (outcome == PYGEN_NEXT) {
+                self->phase = CORO_SUSPENDED;
+                *result = value;
+                return PYGEN_NEXT;
+            }
+            Py_CLEAR(self->delegate);
+            if (outcome == PYGEN_ERROR) {
+                return coro_fail(self);
+            }
+        }
+        CoroStatus status = self->kind->resume(self, value, result);
+        Py_CLEAR(value);
+        if (status == CORO_ERROR) {
+            return coro_fail(self);
+        }
+        if (status == CORO_RETURN) {
+            coro_finish(self);
+            return PYGEN_RETURN;
+        }
+        assert(self->delegate != NULL);
+        sent = Py_None;
+    }
+}
+
+/* 0 when it is new or suspended, else -1 with what a coroutine raises. */
+static int
+coro_check_runnable(CoroObject *self)
+{
+    if (self->phase == CORO_RUNNING) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return -1;
+    }
+    if (self->phase == CORO_DONE) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+        return -1;
+    }
+    return 0;
+}
+
+static PySendResult
+coro_am_send(PyObject *op, PyObject *sent, PyObject **result)
+{
+    CoroObject *self = (CoroObject *)op;
+    *result = NULL;
+    if (coro_check_runnable(self) < 0) {
+        return PYGEN_ERROR;
+    }
+    if (self->phase == CORO_NEW && sent != Py_None) {
+        PyErr_SetString(PyExc_TypeError,
+                        "can't send non-None value to a just-started coroutine");
+        return PYGEN_ERROR;
+    }
+    self->phase = CORO_RUNNING;
+    return coro_run(self, sent, NULL, result);
+}
+
+/* The awaited object's own iterator; coroutines are sent to directly. */
+static PyObject *
+coro_iterator_of(PyObject *awaitable)
+{
+    if (PyCoro_CheckExact(awaitable)) {
+        return Py_NewRef(awaitable);
+    }
+    PyAsyncMethods *methods = Py_TYPE(awaitable)->tp_as_async;
+    if (methods == NULL || methods->am_await == NULL) {
+        PyErr_Format(PyExc_TypeError, "object %.100s can't be used in 'await' expression",
+                     Py_TYPE(awaitable)->tp_name);
+        return NULL;
+    }
+    PyObject *iterator = methods->am_await(awaitable);
+    if (iterator != NULL && !PyIter_Check(iterator)) {
+        PyErr_Format(PyExc_TypeError,
+                     "__await__() returned non-iterator of type '%.100s'",
+                     Py_TYPE(iterator)->tp_name);
+        Py_CLEAR(iterator);
+    }
+    return iterator;
+}
+
+CoroStatus
+coro_await(CoroObject *self, PyObject *awaitable)
+{
+    assert(self->phase == CORO_RUNNING && self->delegate == NULL);
+    self->delegate = coro_iterator_of(awaitable);
+    return self->delegate != NULL ? CORO_WAIT : CORO_ERROR;
+}
+
+/* ---- methods --------------------------------------------------------------- */
+
+/* StopIteration(value), whatever value is: raising a tuple or an exception by type and
+ * value would take it apart. */
+static void
+coro_set_stop_iteration(PyObject *value)
+{
+    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+    if (stop != NULL) {
+        PyErr_SetObject(PyExc_StopIteration, stop);
+        Py_DECREF(stop);
+    }
+}
+
+/* Steals result, which is what a run came to; what a method returns for it. */
+static PyObject *
+coro_answer(PySendResult outcome, PyObject *result)
+{
+    if (outcome == PYGEN_RETURN) {
+        coro_set_stop_iteration(result);
+        Py_CLEAR(result);
+    }
+    return result;
+}
+
+static PyObject *
+coro_send(PyObject *op, PyObject *value)
+{
+    PyObject *result;
+    PySendResult outcome = coro_am_send(op, value, &result);
+    return coro_answer(outcome, result);
+}
+
+static PyObject *
+coro_iternext(PyObject *op)
+{
+    return coro_send(op, Py_None);
+}
+
+/* throw()'s arguments as one exception object; NULL with TypeError. */
+static PyObject *
+coro_exception_of(PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 1 || nargs > 3) {
+        PyErr_Format(PyExc_TypeError, "throw expected 1 to 3 arguments, got %zd", nargs);
+        return NULL;
+    }
+    PyObject *type = args[0];
+    PyObject *value = nargs > 1 && args[1] != Py_None ? args[1] : NULL;
+    PyObject *traceback = nargs > 2 && args[2] != Py_None ? args[2] : NULL;
+    if (traceback != NULL && !PyTraceBack_Check(traceback)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "throw() third argument must be a traceback object");
+        return NULL;
+    }
+    if (PyExceptionInstance_Check(type)) {
+        if (value != NULL) {
+            PyErr_SetString(PyExc_TypeError,
+                            "instance exception may not have a separate value");
+            return NULL;
+        }
+        value = type;
+        type = PyExceptionInstance_Class(value);
+        if (traceback == NULL) {
+            return Py_NewRef(value);
+        }
+    }
+    else if (!PyExceptionClass_Check(type)) {
+        PyErr_Format(PyExc_TypeError,
+                     "exceptions must be classes or instances deriving from "
+                     "BaseException, not %s",
+                     Py_TYPE(type)->tp_name);
+        return NULL;
+    }
+    PyErr_Restore(Py_NewRef(type), Py_XNewRef(value), Py_XNewRef(traceback));
+    return PyErr_GetRaisedException(); /* made from the class, if it is one */
+}
+
+/* delegate.close(), without which it has nothing to close. 0, or -1. */
+static int
+coro_close_delegate(CoroObject *self)
+{
+    PyObject *close;
+    int found =
+        PyObject_GetOptionalAttr(self->delegate, self->loop->state->str_close, &close);
+    if (found <= 0) {
+        return found;
+    }
+    PyObject *closed = PyObject_CallNoArgs(close);
+    Py_DECREF(close);
+    Py_XDECREF(closed);
+    return closed != NULL ? 0 : -1;
+}
+
+/* The value of the StopIteration that is set; NULL when it is another exception. */
+static PyObject *
+coro_take_returned(void)
+{
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        return NULL;
+    }
+    PyObject *stop = PyErr_GetRaisedException();
+    PyObject *value = ((PyStopIterationObject *)stop)->value;
+    value = Py_NewRef(value != NULL ? value : Py_None);
+    Py_DECREF(stop);
+    return value;
+}
+
+/* Throws exc (borrowed) into the delegate; the result of the run that follows. */
+static PyObject *
+coro_throw_to_delegate(CoroObject *self, PyObject *exc)
+{
+    PyObject *throw;
+    int found =
+        PyObject_GetOptionalAttr(self->delegate, self->loop->state->str_throw, &throw);
+    if (found == 0) {
+        PyErr_SetRaisedException(Py_NewRef(exc)); /* it is raised where it waits */
+    }
+    PyObject *result = found > 0 ? PyObject_CallOneArg(throw, exc) : NULL;
+    if (found > 0) {
+        Py_DECREF(throw);
+    }
+    if (result != NULL) {
+        self->phase = CORO_SUSPENDED;
+        return result;
+    }
+    Py_CLEAR(self->delegate);
+    PyObject *value = found > 0 ? coro_take_returned() : NULL;
+    if (value == NULL) {
+        (void)coro_fail(self); /* for its effect: it is an error anyway */
+        return NULL;
+    }
+    PySendResult outcome = coro_run(self, Py_None, value, &result);
+    return coro_answer(outcome, result);
+}
+
+static PyObject *
+coro_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    CoroObject *self = (CoroObject *)op;
+    PyObject *exc = coro_exception_of(args, nargs);
+    if (exc == NULL) {
+        return NULL;
+    }
+    PyObject *result = NULL;
+    if (coro_check_runnable(self) < 0) {
+        goto done;
+    }
+    bool suspended = self->phase == CORO_SUSPENDED;
+    self->phase = CORO_RUNNING;
+    if (suspended && !PyErr_GivenExceptionMatches(exc, PyExc_GeneratorExit)) {
+        result = coro_throw_to_delegate(self, exc);
+        goto done;
+    }
+    if (!suspended || coro_close_delegate(self) == 0) {
+        PyErr_SetRaisedException(Py_NewRef(exc));
+    }
+    (void)coro_fail(self); /* as above */
+done:
+    Py_DECREF(exc);
+    return result;
+}
+
+static PyObject *
+coro_close(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    CoroObject *self = (CoroObject *)op;
+    if (self->phase == CORO_DONE) {
+        Py_RETURN_NONE;
+    }
+    if (coro_check_runnable(self) < 0) {
+        return NULL;
+    }
+    bool suspended = self->phase == CORO_SUSPENDED;
+    self->phase = CORO_RUNNING;
+    int rc = suspended ? coro_close_delegate(self) : 0;
+    coro_finish(self);
+    if (rc < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+coro_am_await(PyObject *op)
+{
+    CoroPhase phase = ((CoroObject *)op)->phase;
+    if (phase == CORO_RUNNING || phase == CORO_SUSPENDED) {
+        PyErr_SetString(PyExc_RuntimeError, "coroutine is being awaited already");
+        return NULL;
+    }
+    return Py_NewRef(op);
+}
+
+static PyObject *
+coro_repr(PyObject *op)
+{
+    return PyUnicode_FromFormat("<coroutine object %s at %p>",
+                                ((CoroObject *)op)->kind->qualname, (void *)op);
+}
+
+/* ---- attributes ------------------------------------------------------------ */
+
+static PyObject *
+coro_get_qualname(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString(((CoroObject *)op)->kind->qualname);
+}
+
+static PyObject *
+coro_get_name(PyObject *op, void *Py_UNUSED(closure))
+{
+    const char *qualname = ((CoroObject *)op)->kind->qualname;
+    const char *dot = strrchr(qualname, '.');
+    return PyUnicode_FromString(dot != NULL ? dot + 1 : qualname);
+}
+
+static PyObject *
+coro_get_running(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((CoroObject *)op)->phase == CORO_RUNNING);
+}
+
+static PyObject *
+coro_get_suspended(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((CoroObject *)op)->phase == CORO_SUSPENDED);
+}
+
+static PyObject *
+coro_get_none(PyObject *Py_UNUSED(op), void *Py_UNUSED(closure))
+{
+    Py_RETURN_NONE;
+}
+
+/* ---- lifetime -------------------------------------------------------------- */
+
+CoroObject *
+coro_new(PyTypeObject *type, const CoroKind *kind, LoopObject *loop)
+{
+    CoroObject *self = (CoroObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->kind = kind;
+    self->loop = (LoopObject *)Py_NewRef(loop);
+    self->phase = CORO_NEW;
+    loop->state->live_sock_ops++;
+    return self;
+}
+
+static int
+coro_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    CoroObject *self = (CoroObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->loop);
+    Py_VISIT(self->delegate);
+    /* NULL while tp_alloc's own collection looks at it. */
+    return self->kind != NULL ? self->kind->traverse(self, visit, arg) : 0;
+}
+
+static int
+coro_clear(PyObject *op)
+{
+    CoroObject *self = (CoroObject *)op;
+    if (self->phase != CORO_DONE) {
+        coro_finish(self);
+    }
+    return 0; /* loop stays until dealloc, which counts in its state */
+}
+
+static void
+coro_finalize(PyObject *op)
+{
+    CoroObject *self = (CoroObject *)op;
+    if (self->phase != CORO_NEW) {
+        return;
+    }
+    PyObject *exc = PyErr_Occurred() ? PyErr_GetRaisedException() : NULL;
+    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%s' was never awaited",
+                         self->kind->qualname) < 0) {
+        PyErr_WriteUnraisable(op);
+    }
+    if (exc != NULL) {
+        PyErr_SetRaisedException(exc);
+    }
+}
+
+static void
+coro_dealloc(PyObject *op)
+{
+    CoroObject *self = (CoroObject *)op;
+    PyTypeObject *tp = Py_TYPE(op);
+    if (self->phase == CORO_NEW && PyObject_CallFinalizerFromDealloc(op) < 0) {
+        return; /* the warning's handler keeps it */
+    }
+    PyObject_GC_UnTrack(op);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(op);
+    }
+    (void)coro_clear(op);
+    self->loop->state->live_sock_ops--;
+    Py_DECREF(self->loop);
+    tp->tp_free(op);
+    Py_DECREF(tp);
+}
+
+static PyMethodDef coro_methods[] = {
+    {"send", coro_send, METH_O,
+     "send($self, value, /)\n--\n\n"
+     "Run until the coroutine waits, and return what it yields; PEP 492."},
+    {"throw", (PyCFunction)(void (*)(void))coro_throw, METH_FASTCALL,
+     "throw(type[, value[, traceback]])\n\n"
+     "Raise an exception where the coroutine waits, and go on as send(); PEP 492."},
+    {"close", coro_close, METH_NOARGS,
+     "close($self, /)\n--\n\nEnd the coroutine where it waits; PEP 492."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef coro_getsets[] = {
+    {"__name__", coro_get_name, NULL, "The method's name.", NULL},
+    {"__qualname__", coro_get_qualname, NULL, "The method's qualified name.", NULL},
+    {"cr_running", coro_get_running, NULL, "Whether it is being run.", NULL},
+    {"cr_suspended", coro_get_suspended, NULL, "Whether it waits.", NULL},
+    {"cr_frame", coro_get_none, NULL, "None: it is C code.", NULL},
+    {"cr_code", coro_get_none, NULL, "None: it is C code.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef coro_members[] = {
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(CoroObject, weakrefs), Py_READONLY,
+     NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyTypeObject *
+coro_type_create(PyObject *module, const char *name, size_t size, const char *doc)
+{
+    PyType_Slot slots[] = {
+        {Py_tp_doc, (void *)(uintptr_t)doc},
+        {Py_tp_methods, coro_methods},
+        {Py_tp_getset, coro_getsets},
+        {Py_tp_members, coro_members},
+        {Py_tp_iternext, (void *)coro_iternext},
+        {Py_am_await, (void *)coro_am_await},
+        {Py_am_send, (void *)coro_am_send},
+        {Py_tp_repr, (void *)coro_repr},
+        {Py_tp_traverse, (void *)coro_traverse},
+        {Py_tp_clear, (void *)coro_clear},
+        {Py_tp_finalize, (void *)coro_finalize},
+        {Py_tp_dealloc, (void *)coro_dealloc},
+        {0, NULL},
+    };
+    PyType_Spec spec = {
+        .name = name,
+        .basicsize = (int)size,
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+                 Py_TPFLAGS_DISALLOW_INSTANTIATION,
+        .slots = slots,
+    };
+    return (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, NULL);
+}

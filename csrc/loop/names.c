@@ -1,0 +1,393 @@
+/* names.c - getaddrinfo and getnameinfo of the loop.
+ *
+ * A literal address is answered at once, with what socket.getaddrinfo() would return; so
+ * is getnameinfo() when only numbers are asked for. Whatever may have to ask somebody (a
+ * name, a service), or fails, goes asyncio's way: the inherited coroutine, that is the
+ * default executor, whose answers and errors are socket's own. So does everything in debug
+ * mode, which logs, and when a program has replaced the socket module's function.
+ */
+#include "loop/loop.h"
+
+#include "base/args.h"
+#include "base/errors.h"
+#include "loop/coro.h"
+#include "loop/sockaddr.h"
+
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <limits.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* Of getaddrinfo(); getnameinfo() has sockaddr and flags in the first two. */
+enum { ARG_HOST, ARG_PORT, ARG_FAMILY, ARG_TYPE, ARG_PROTO, ARG_FLAGS, ARG_COUNT };
+
+typedef struct {
+    CoroObject coro;
+    PyObject *args[ARG_COUNT]; /* strong or NULL: not given, or done */
+} NameQueryObject;
+
+/* A literal address in binary. */
+typedef struct {
+    int family;
+    union {
+        struct in_addr v4;
+        struct in6_addr v6;
+    } bytes;
+} NamesLiteral;
+
+/* ---- asyncio's way ------------------------------------------------------------ */
+
+/* Waits for BaseEventLoop.name(loop, args[0], args[1], <names>=args[2]...). */
+static CoroStatus
+names_delegate(NameQueryObject *self, PyObject *name, PyObject *names)
+{
+    LoopObject *loop = self->coro.loop;
+    PyObject *zero = PyLong_FromLong(0);
+    PyObject *function = PyObject_GetAttr(loop->state->BaseEventLoop, name);
+    PyObject *awaitable = NULL;
+    CoroStatus status = CORO_ERROR;
+    if (zero != NULL && function != NULL) {
+        PyObject *values[1 + ARG_COUNT] = {(PyObject *)loop};
+        for (size_t i = 0; i < ARG_COUNT; i++) {
+            values[1 + i] = self->args[i] != NULL ? self->args[i] : zero;
+        }
+        awaitable = PyObject_Vectorcall(function, values, 3, names);
+    }
+    if (awaitable != NULL) {
+        status = coro_await(&self->coro, awaitable);
+    }
+    Py_XDECREF(awaitable);
+    Py_XDECREF(function);
+    Py_XDECREF(zero);
+    return status;
+}
+
+static CoroStatus
+names_delegate_getaddrinfo(NameQueryObject *self)
+{
+    PyloopState *state = self->coro.loop->state;
+    PyObject *names = PyTuple_Pack(4, state->str_family, state->str_type,
+                                   state->str_proto, state->str_flags);
+    if (names == NULL) {
+        return CORO_ERROR;
+    }
+    CoroStatus status = names_delegate(self, state->str_getaddrinfo, names);
+    Py_DECREF(names);
+    return status;
+}
+
+/* ---- literals ------------------------------------------------------------------- */
+
+/* An optional argument as a C int; false for what is none. */
+static bool
+names_int(PyObject *value, int *number)
+{
+    int overflow;
+    *number = 0;
+    if (value == NULL) {
+        return true;
+    }
+    if (!PyLong_Check(value)) {
+        return false;
+    }
+    long wide = PyLong_AsLongAndOverflow(value, &overflow);
+    *number = (int)wide;
+    return overflow == 0 && wide >= INT_MIN && wide <= INT_MAX;
+}
+
+static bool
+names_parse_literal(PyObject *host, int family, NamesLiteral *literal)
+{
+    const char *text = sockaddr_host_text(host);
+    if (text == NULL) {
+        return false;
+    }
+    if (family != AF_INET6 && inet_pton(AF_INET, text, &literal->bytes) == 1) {
+        literal->family = AF_INET;
+        return true;
+    }
+    literal->family = AF_INET6;
+    return (family == AF_INET6 || family == AF_UNSPEC) &&
+           inet_pton(AF_INET6, text, &literal->bytes) == 1;
+}
+
+/* (host, port) or (host, port, 0, 0), the host in its canonical form. */
+static PyObject *
+names_address(const NamesLiteral *literal, int port)
+{
+    char text[INET6_ADDRSTRLEN];
+    if (inet_ntop(literal->family, &literal->bytes, text, sizeof(text)) == NULL) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return Py_BuildValue(literal->family == AF_INET ? "(si)" : "(siii)", text, port, 0, 0);
+}
+
+/* (family, type, proto, '', address), with enum members as socket.getaddrinfo() has. */
+static PyObject *
+names_entry(PyloopState *state, int family, PyObject *type, int proto, PyObject *address)
+{
+    PyObject *number = PyLong_FromLong(proto);
+    PyObject *canonname = PyUnicode_New(0, 0);
+    PyObject *entry = NULL;
+    if (number != NULL && canonname != NULL) {
+        entry = PyTuple_Pack(
+            5, family == AF_INET ? state->family_inet : state->family_inet6, type, number,
+            canonname, address);
+    }
+    Py_XDECREF(number);
+    Py_XDECREF(canonname);
+    return entry;
+}
+
+/* The kinds of socket that the C library's getaddrinfo() lists for type and proto, in
+ * kinds; their number, 0 when that is not known here. */
+static size_t
+names_kinds(PyloopState *state, int type, int proto, PyObject *types[3], int protos[3])
+{
+    if (type == SOCK_STREAM && (proto == 0 || proto == IPPROTO_TCP)) {
+        types[0] = state->type_stream;
+        protos[0] = IPPROTO_TCP;
+        return 1;
+    }
+    if (type == SOCK_DGRAM && (proto == 0 || proto == IPPROTO_UDP)) {
+        types[0] = state->type_dgram;
+        protos[0] = IPPROTO_UDP;
+        return 1;
+    }
+#ifdef __GLIBC__ /* others list other kinds when none is asked for */
+    if (type == 0 && proto == 0) {
+        types[0] = state->type_stream;
+        protos[0] = IPPROTO_TCP;
+        types[1] = state->type_dgram;
+        protos[1] = IPPROTO_UDP;
+        types[2] = state->type_raw;
+        protos[2] = 0;
+        return 3;
+    }
+#endif
+    return 0;
+}
+
+/* The usual queries, without the C library. CORO_WAIT: not one of them. */
+static CoroStatus
+names_answer_directly(NameQueryObject *self, PyObject **result)
+{
+    PyloopState *state = self->coro.loop->state;
+    PyObject **args = self->args;
+    NamesLiteral literal;
+    PyObject *types[3];
+    int protos[3], port, family, type, proto, flags;
+    if (!names_int(args[ARG_PORT] != Py_None ? args[ARG_PORT] : NULL, &port) ||
+        !names_int(args[ARG_FAMILY], &family) || !names_int(args[ARG_TYPE], &type) ||
+        !names_int(args[ARG_PROTO], &proto) || !names_int(args[ARG_FLAGS], &flags) ||
+        port < 0 || port > UINT16_MAX ||
+        (flags & ~(AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV)) != 0 ||
+        !names_parse_literal(args[ARG_HOST], family, &literal)) {
+        return CORO_WAIT;
+    }
+    size_t count = names_kinds(state, type, proto, types, protos);
+    if (count == 0) {
+        return CORO_WAIT;
+    }
+    if (PySys_Audit("socket.getaddrinfo", "OOiii", args[ARG_HOST], args[ARG_PORT], family,
+                    type, proto) < 0) {
+        return CORO_ERROR;
+    }
+    PyObject *address = names_address(&literal, port);
+    PyObject *list = address != NULL ? PyList_New((Py_ssize_t)count) : NULL;
+    for (size_t i = 0; list != NULL && i < count; i++) {
+        PyObject *entry = names_entry(state, literal.family, types[i], protos[i], address);
+        if (entry == NULL) {
+            Py_CLEAR(list);
+            break;
+        }
+        PyList_SET_ITEM(list, (Py_ssize_t)i, entry);
+    }
+    Py_XDECREF(address);
+    *result = list;
+    return list != NULL ? CORO_RETURN : CORO_ERROR;
+}
+
+/* Whether host may be a literal in any of the forms that the C library reads (127.1, with
+ * a scope, ...): it has a colon, or its last label begins with a digit. */
+static bool
+names_may_be_literal(PyObject *host)
+{
+    const char *text = sockaddr_host_text(host);
+    if (text == NULL) {
+        return false;
+    }
+    const char *dot = strrchr(text, '.');
+    const char *last = dot != NULL ? dot + 1 : text;
+    return strchr(text, ':') != NULL || isdigit((unsigned char)*last);
+}
+
+/* Asks socket.getaddrinfo() for numbers only, so that it cannot block. CORO_WAIT: it
+ * failed, and the whole query is to be made for its answer or its error. */
+static CoroStatus
+names_answer_numeric(NameQueryObject *self, PyObject *function, PyObject **result)
+{
+    PyObject **args = self->args;
+    int family, type, proto, flags;
+    if (!names_may_be_literal(args[ARG_HOST]) || !names_int(args[ARG_FAMILY], &family) ||
+        !names_int(args[ARG_TYPE], &type) || !names_int(args[ARG_PROTO], &proto) ||
+        !names_int(args[ARG_FLAGS], &flags)) {
+        return CORO_WAIT;
+    }
+    *result = PyObject_CallFunction(function, "OOiiii", args[ARG_HOST], args[ARG_PORT],
+                                    family, type, proto,
+                                    flags | AI_NUMERICHOST | AI_NUMERICSERV);
+    if (*result != NULL) {
+        return CORO_RETURN;
+    }
+    if (errors_is_fatal()) {
+        return CORO_ERROR;
+    }
+    PyErr_Clear(); /* it will be raised again, if it still is one */
+    return CORO_WAIT;
+}
+
+/* ---- steps ------------------------------------------------------------------------ */
+
+/* The socket module's own function: neither replaced since we were imported nor before. */
+static bool
+names_is_own_getaddrinfo(PyloopState *state, PyObject *function)
+{
+    return function == state->original_getaddrinfo && PyFunction_Check(function) &&
+           PyFunction_GET_GLOBALS(function) == PyModule_GetDict(state->socket_module);
+}
+
+static CoroStatus
+names_getaddrinfo_resume(CoroObject *coro, PyObject *value, PyObject **result)
+{
+    NameQueryObject *self = (NameQueryObject *)coro;
+    PyloopState *state = coro->loop->state;
+    if (value != NULL) {
+        *result = Py_NewRef(value);
+        return CORO_RETURN;
+    }
+    if (loop_check_closed(coro->loop) < 0) {
+        return CORO_ERROR;
+    }
+    if (coro->loop->debug) {
+        return names_delegate_getaddrinfo(self);
+    }
+    PyObject *function = PyObject_GetAttr(state->socket_module, state->str_getaddrinfo);
+    if (function == NULL) {
+        return CORO_ERROR;
+    }
+    CoroStatus status = CORO_WAIT;
+    if (names_is_own_getaddrinfo(state, function)) {
+        status = names_answer_directly(self, result);
+        if (status == CORO_WAIT) {
+            status = names_answer_numeric(self, function, result);
+        }
+    }
+    Py_DECREF(function);
+    return status == CORO_WAIT ? names_delegate_getaddrinfo(self) : status;
+}
+
+static CoroStatus
+names_getnameinfo_resume(CoroObject *coro, PyObject *value, PyObject **result)
+{
+    NameQueryObject *self = (NameQueryObject *)coro;
+    PyloopState *state = coro->loop->state;
+    const int numeric = NI_NUMERICHOST | NI_NUMERICSERV;
+    int flags;
+    if (value != NULL) {
+        *result = Py_NewRef(value);
+        return CORO_RETURN;
+    }
+    if (loop_check_closed(coro->loop) < 0) {
+        return CORO_ERROR;
+    }
+    PyObject *function = PyObject_GetAttr(state->socket_module, state->str_getnameinfo);
+    if (function == NULL) {
+        return CORO_ERROR;
+    }
+    CoroStatus status;
+    /* The module's own is a builtin; numbers for numbers are made without asking. */
+    if (function == state->original_getnameinfo && PyCFunction_Check(function) &&
+        names_int(self->args[1], &flags) && (flags & numeric) == numeric) {
+        *result = PyObject_CallFunction(function, "Oi", self->args[0], flags);
+        status = *result != NULL ? CORO_RETURN : CORO_ERROR;
+    }
+    else {
+        status = names_delegate(self, state->str_getnameinfo, NULL);
+    }
+    Py_DECREF(function);
+    return status;
+}
+
+/* ---- the object and the methods ----------------------------------------------------- */
+
+static int
+names_traverse(CoroObject *coro, visitproc visit, void *arg)
+{
+    NameQueryObject *self = (NameQueryObject *)coro;
+    for (size_t i = 0; i < ARG_COUNT; i++) {
+        Py_VISIT(self->args[i]);
+    }
+    return 0;
+}
+
+static void
+names_release(CoroObject *coro)
+{
+    NameQueryObject *self = (NameQueryObject *)coro;
+    for (size_t i = 0; i < ARG_COUNT; i++) {
+        Py_CLEAR(self->args[i]);
+    }
+}
+
+PyTypeObject *
+namequery_type_create(PyObject *module)
+{
+    return coro_type_create(module, "pyloop._core.NameQuery", sizeof(NameQueryObject),
+                            "The coroutine of the loop's getaddrinfo and getnameinfo.");
+}
+
+static PyObject *
+names_new(PyObject *op, const CoroKind *kind, const ArgsSpec *spec, PyObject *const *args,
+          Py_ssize_t nargs, PyObject *kwnames)
+{
+    LoopObject *loop = (LoopObject *)op;
+    PyObject *values[ARG_COUNT];
+    if (args_parse(spec, args, nargs, kwnames, values) < 0) {
+        return NULL;
+    }
+    NameQueryObject *self =
+        (NameQueryObject *)coro_new(loop->state->NameQueryType, kind, loop);
+    for (Py_ssize_t i = 0; self != NULL && i < spec->count; i++) {
+        self->args[i] = Py_XNewRef(values[i]);
+    }
+    return (PyObject *)self;
+}
+
+static const CoroKind kind_getaddrinfo = {"Loop.getaddrinfo", names_getaddrinfo_resume,
+                                          names_release, names_traverse};
+static const CoroKind kind_getnameinfo = {"Loop.getnameinfo", names_getnameinfo_resume,
+                                          names_release, names_traverse};
+
+static const char *const getaddrinfo_names[] = {"host", "port",  "family",
+                                                "type", "proto", "flags"};
+static const char *const getnameinfo_names[] = {"sockaddr", "flags"};
+
+static const ArgsSpec getaddrinfo_args = {"getaddrinfo", getaddrinfo_names, ARG_COUNT, 2,
+                                          2};
+static const ArgsSpec getnameinfo_args = {"getnameinfo", getnameinfo_names, 2, 1, 2};
+
+PyObject *
+names_getaddrinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return names_new(op, &kind_getaddrinfo, &getaddrinfo_args, args, nargs, kwnames);
+}
+
+PyObject *
+names_getnameinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return names_new(op, &kind_getnameinfo, &getnameinfo_args, args, nargs, kwnames);
+}

@@ -1,0 +1,65 @@
+/* sockops.h - what the files of the sock_* methods share.
+ *
+ * sockops.c has the object, its waiting and its methods; sockcalls.c the attempts of each
+ * operation.
+ *
+ * An operation is attempted at once, and again each time its descriptor is ready, always
+ * inside a step of the coroutine: what is ready only resolves the future that the task
+ * waits for. So a task that is cancelled meanwhile has read nothing, and nothing is lost.
+ *
+ * Exactly socket.socket is served by system calls of our own; a subclass or another object
+ * with its methods may mean something else by them, so they are called, as asyncio does.
+ */
+#ifndef PYLOOP_LOOP_SOCKOPS_H
+#define PYLOOP_LOOP_SOCKOPS_H
+
+#include "base/compat.h"
+
+#include "base/args.h"
+#include "loop/coro.h"
+
+enum { SOCKOP_ARGS = 2 };
+
+typedef struct {
+    CoroObject coro;
+    PyObject *sock;              /* strong, NULL once done */
+    PyObject *args[SOCKOP_ARGS]; /* strong or NULL: what follows sock */
+    PyObject *future;  /* strong or NULL: unresolved, and this operation's to resolve */
+    Py_ssize_t sent;   /* sendall: bytes sent */
+    int fd;            /* the descriptor of the last attempt; -1: sock knows it */
+    int watched;       /* the descriptor that we asked to watch, or -1; the slot there may
+                        * have another owner by now */
+    bool native;       /* exactly socket.socket */
+    bool holds_data;   /* sendall: args[0] is our own memoryview */
+    uint8_t stage;     /* connect: ConnectStage */
+} SockOpObject;
+
+typedef struct {
+    CoroKind coro; /* first: a CoroKind of a SockOpObject is a SockKind */
+    ArgsSpec args; /* [0] is sock */
+    unsigned int direction;
+    bool lazy; /* the registration may stay until the next event: the next one wants it */
+    /* CORO_WAIT: it would block. */
+    CoroStatus (*attempt)(SockOpObject *self, PyObject **result);
+} SockKind;
+
+/* sockops.c */
+/* The checks of asyncio's sock_*. 0, or -1. */
+int sockop_begin(SockOpObject *self);
+/* Watches the descriptor and waits. CORO_WAIT, or CORO_ERROR. */
+CoroStatus sockop_wait(SockOpObject *self);
+/* Calls sock.name(...) with nargs arguments: CORO_RETURN with *result, CORO_WAIT for
+ * BlockingIOError and InterruptedError, CORO_ERROR. */
+CoroStatus sockop_call(SockOpObject *self, PyObject *name, PyObject *const *args,
+                       size_t nargs, PyObject **result);
+
+/* sockcalls.c */
+CoroStatus sockcall_recv(SockOpObject *self, PyObject **result);
+CoroStatus sockcall_recv_into(SockOpObject *self, PyObject **result);
+CoroStatus sockcall_recvfrom(SockOpObject *self, PyObject **result);
+CoroStatus sockcall_recvfrom_into(SockOpObject *self, PyObject **result);
+CoroStatus sockcall_sendall(SockOpObject *self, PyObject **result);
+CoroStatus sockcall_sendto(SockOpObject *self, PyObject **result);
+CoroStatus sockcall_accept(SockOpObject *self, PyObject **result);
+
+#endif
