@@ -177,12 +177,13 @@ class Crawler:
         self.progress.show("again", self.done, self.total)
 
     async def measure(self):
-        """Fetch every page `rounds` times; return pages a second."""
+        """Fetch every page `rounds` times; note pages a second and what one costs."""
         paths = list(self.results["pages"]) * self.options.rounds
         self.done, self.total = 0, len(paths)
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         await asyncio.gather(*(self.fetch_again(path) for path in paths))
-        return self.total / (time.perf_counter() - started)
+        self.results["pages per second"] = len(paths) / (time.perf_counter() - started)
+        self.results["CPU per page"] = (time.process_time() - used) / len(paths)
 
 
 async def crawl_site(options):
@@ -199,14 +200,13 @@ async def crawl_site(options):
             await crawler.crawl()
             crawled = time.perf_counter() - started
             await crawler.retry()
-            rate = await crawler.measure()
+            await crawler.measure()
         finally:
             progress.close()
     results = crawler.results
     for name in ("missing", "timed out"):
         results[name].sort()
     results["crawl seconds"] = crawled
-    results["pages per second"] = rate
     results["event loop"] = f"{type(loop).__module__}.{type(loop).__qualname__}"
     return results
 

@@ -126,6 +126,7 @@ def show(names, runs):
                 *(f"{r['crawl seconds']:.1f} s" for r in runs),
             ),
             ("pages per second", *(f"{run['pages per second']:.0f}" for run in runs)),
+            ("CPU per page", *(f"{r['CPU per page'] * 1e6:.0f} us" for r in runs)),
         ]
     )
 
