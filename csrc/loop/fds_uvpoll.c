@@ -6,14 +6,16 @@
  * libuv ends the process when the kernel refuses a descriptor that it registers inside
  * uv_run: one that was closed, or whose number is a regular file's now. So nothing is
  * given to libuv early. arm() notes what is wanted; just before uv_run the noted watches
- * are looked at again, and those whose file is gone are dropped instead of started. It
- * saves work as well: uv_poll_start costs two system calls, and a direction switched on
- * and off again between two polls costs none.
+ * are looked at again, and those whose file is gone are dropped instead of started. That
+ * uv_run keeps the GIL, so that no Python thread gets at them in between; what stays open
+ * is the microsecond in which a thread without the GIL is already in close(). Noting saves
+ * work as well: uv_poll_start costs two system calls, and a direction switched on and off
+ * again between two polls costs none.
  *
  * Invariant V1: entry->poller_data != NULL <=> entry->armed != 0, and then the watch's
  *               generation and wanted are the entry's generation and armed.
  * Invariant V2: outside uv_run, libuv has nothing left to register: a watch is started
- *               only by uvpoll_start_changed, right before uv_run.
+ *               only by uvpoll_start_changed, right before a uv_run with the GIL.
  * Invariant V3: a retired watch is in no entry. Its handle is closing, or it is noted as
  *               changed because its retirement is deferred.
  * F3 here: a new watch has a new generation. One that is started anew keeps its own:
@@ -133,7 +135,7 @@ changed_remove(FdUvPoller *poller, FdUvWatch *watch)
 
 /* ---- libuv's callbacks ---- */
 
-/* GIL: detached, or held in a poll that does not wait. Touches no PyObject and no list
+/* GIL: detached, or held in a run that does not wait. Touches no PyObject and no list
  * but poller->ready. libuv may report a descriptor more than once in a run (it polls
  * again when more than 1024 are ready), so each watch gathers its own. */
 static void
@@ -343,11 +345,13 @@ uvpoll_settle(LoopObject *loop, FdUvPoller *poller)
     poller->deferred = false;
 }
 
-/* Tells libuv what changed since the last run (V2). */
-static void
+/* Tells libuv what changed since the last run. True if there is something to register: a
+ * uv_run must follow at once (V2). */
+static bool
 uvpoll_start_changed(LoopObject *loop, FdUvPoller *poller)
 {
     FdUvWatch *watch;
+    bool started = false;
     while ((watch = poller->changed) != NULL) {
         assert(watch->opened && !watch->retired);
         changed_remove(poller, watch);
@@ -364,7 +368,9 @@ uvpoll_start_changed(LoopObject *loop, FdUvPoller *poller)
         }
         watch->active = watch->wanted;
         watch->renew = false;
+        started = true;
     }
+    return started;
 }
 
 /* Hands what uv_run reported to the table. 0, or -1 with MemoryError: then what is ready
@@ -421,14 +427,18 @@ static int
 uvpoll_poll(LoopObject *loop, double seconds, bool detach)
 {
     FdUvPoller *poller = loop->fds.uv_poller;
-    uv_run_mode mode = seconds > 0 ? UV_RUN_ONCE : UV_RUN_NOWAIT;
     assert(!poller->detached && !poller->deferred && poller->ready == NULL);
-    uvpoll_start_changed(loop, poller);
+    bool started = uvpoll_start_changed(loop, poller);
+    /* uv_run returns whether handles are left: the waker always is. */
+    if (started) {
+        (void)uv_run(&loop->uv, UV_RUN_NOWAIT);
+        seconds = 0; /* it may have taken a wake-up: the caller looks and comes again */
+    }
+    uv_run_mode mode = seconds > 0 ? UV_RUN_ONCE : UV_RUN_NOWAIT;
     if (seconds > 0 && !isinf(seconds)) {
         uvpoll_start_timer(loop, poller, seconds);
     }
-    /* uv_run returns whether handles are left: the waker always is. It restarts a wait
-     * that a signal interrupted: the wake-up descriptor of signals ends it. */
+    /* A wait that a signal interrupts goes on: the signals' wake-up descriptor ends it. */
     if (detach) {
         poller->detached = true;
         PyThreadState *thread = PyEval_SaveThread();
@@ -436,7 +446,7 @@ uvpoll_poll(LoopObject *loop, double seconds, bool detach)
         PyEval_RestoreThread(thread);
         poller->detached = false;
     }
-    else {
+    else if (!started) {
         (void)uv_run(&loop->uv, mode);
     }
     (void)uv_timer_stop(&poller->timer); /* cannot fail; may not have been started */
