@@ -50,9 +50,12 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
         super().__init__()
         self._signal_handlers: dict[int, asyncio.Handle] = {}
         self._unix_server_sockets = {}
-        # The socket pair that signals wake the loop by; made at first need.
-        self._ssock: socket.socket | None = None
-        self._csock_or_none: socket.socket | None = None
+        # Signals wake the loop by it: Python's C handler writes their numbers.
+        self._ssock, self._csock = socket.socketpair()
+        self._ssock.setblocking(False)
+        self._csock.setblocking(False)
+        self._internal_fds += 1
+        self._add_reader(self._ssock.fileno(), self._read_signals)
 
     # -- running ------------------------------------------------------------------
 
@@ -88,8 +91,8 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        fd = self._csock.fileno()
         try:
-            fd = self._csock.fileno()
             old = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
         except ValueError:  # not the main thread of the main interpreter
             yield
@@ -106,27 +109,15 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
                 if now != fd and now != -1:
                     signal.set_wakeup_fd(now)
 
-    # -- signals: asyncio's Unix loop, over a socket pair made at first need --------
+    # -- signals: asyncio's Unix loop, over a socket pair ---------------------
 
     add_signal_handler = _UnixLoop.add_signal_handler
     remove_signal_handler = _UnixLoop.remove_signal_handler
     _check_signal = _UnixLoop._check_signal
     _handle_signal = _UnixLoop._handle_signal
 
-    @property
-    def _csock(self) -> socket.socket:
-        if self._csock_or_none is None:
-            self._check_closed()
-            self._ssock, self._csock_or_none = socket.socketpair()
-            self._ssock.setblocking(False)
-            self._csock_or_none.setblocking(False)
-            self._internal_fds += 1
-            self._add_reader(self._ssock.fileno(), self._read_signals)
-        return self._csock_or_none
-
     def _read_signals(self) -> None:
         """Take the numbers of arrived signals; schedule the handlers of those with one."""
-        assert self._ssock is not None
         with contextlib.suppress(BlockingIOError, InterruptedError):
             while data := self._ssock.recv(4096):
                 for signum in data:
@@ -244,9 +235,7 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
             self._signal_handlers.clear()
         for signum in list(self._signal_handlers):
             self.remove_signal_handler(signum)
-        if self._ssock is not None and self._csock_or_none is not None:
-            self._remove_reader(self._ssock.fileno())
-            self._ssock.close()
-            self._csock_or_none.close()
-            self._ssock = self._csock_or_none = None
-            self._internal_fds -= 1
+        self._remove_reader(self._ssock.fileno())
+        self._ssock.close()
+        self._csock.close()
+        self._internal_fds -= 1

@@ -55,33 +55,64 @@ args_parse(const ArgsSpec *spec, PyObject *const *args, Py_ssize_t nargs,
     return 0;
 }
 
-int
-args_parse_context(const char *function, PyObject *str_context, PyObject *const *args,
-                   Py_ssize_t nargs, PyObject *kwnames, PyObject **context)
+/* The keywords of a scheduling call: context, and leading arguments not yet given. */
+static int
+args_parse_call_keywords(const ArgsCallSpec *spec, PyObject *str_context,
+                         PyObject *const *values, PyObject *kwnames, ArgsCall *call)
 {
-    *context = NULL;
-    if (kwnames == NULL) {
-        return 0;
-    }
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
         PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-        if (name != str_context &&
-            PyUnicode_CompareWithASCIIString(name, "context") != 0) {
-            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'",
-                         function, name);
-            return -1;
-        }
-        PyObject *value = args[nargs + i];
-        if (value == Py_None) {
+        PyObject *value = values[i];
+        if (name == str_context ||
+            PyUnicode_CompareWithASCIIString(name, "context") == 0) {
+            if (value != Py_None && !PyContext_CheckExact(value)) {
+                PyErr_Format(PyExc_TypeError,
+                             "%s() argument 'context' must be a contextvars.Context, "
+                             "not %s",
+                             spec->function, Py_TYPE(value)->tp_name);
+                return -1;
+            }
+            call->context = value != Py_None ? value : NULL;
             continue;
         }
-        if (!PyContext_CheckExact(value)) {
+        Py_ssize_t index = 0;
+        while (index < spec->leading &&
+               PyUnicode_CompareWithASCIIString(name, spec->names[index]) != 0) {
+            index++;
+        }
+        if (index == spec->leading || call->leading[index] != NULL) {
             PyErr_Format(PyExc_TypeError,
-                         "%s() argument 'context' must be a contextvars.Context, not %s",
-                         function, Py_TYPE(value)->tp_name);
+                         index == spec->leading
+                             ? "%s() got an unexpected keyword argument '%U'"
+                             : "%s() got multiple values for argument '%U'",
+                         spec->function, name);
             return -1;
         }
-        *context = value;
+        call->leading[index] = value;
+    }
+    return 0;
+}
+
+int
+args_parse_call(const ArgsCallSpec *spec, PyObject *str_context, PyObject *const *args,
+                Py_ssize_t nargs, PyObject *kwnames, ArgsCall *call)
+{
+    Py_ssize_t given = nargs < spec->leading ? nargs : spec->leading;
+    call->leading[0] = given > 0 ? args[0] : NULL;
+    call->leading[1] = given > 1 ? args[1] : NULL;
+    call->rest = args + given;
+    call->nrest = nargs - given;
+    call->context = NULL;
+    if (kwnames != NULL && args_parse_call_keywords(spec, str_context, args + nargs,
+                                                    kwnames, call) < 0) {
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < spec->leading; i++) {
+        if (call->leading[i] == NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() missing required argument: '%s'",
+                         spec->function, spec->names[i]);
+            return -1;
+        }
     }
     return 0;
 }
@@ -114,6 +145,7 @@ args_descriptor(PyObject *str_fileno, PyObject *fileobj)
         if (PyErr_ExceptionMatches(PyExc_AttributeError) ||
             PyErr_ExceptionMatches(PyExc_TypeError) ||
             PyErr_ExceptionMatches(PyExc_ValueError)) {
+            PyErr_Clear(); /* asyncio's ValueError takes its place */
             PyErr_Format(PyExc_ValueError, "Invalid file object: %R", fileobj);
         }
         return -1;

@@ -19,11 +19,23 @@ typedef struct {
 int args_parse(const ArgsSpec *spec, PyObject *const *args, Py_ssize_t nargs,
                PyObject *kwnames, PyObject **out);
 
-/* For callback methods, whose only keyword is context=: *context is borrowed, or NULL when
- * absent or None. 0, or -1 with TypeError. */
-int args_parse_context(const char *function, PyObject *str_context,
-                       PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                       PyObject **context);
+/* A call of a scheduling method: its leading arguments, then the callback's own. */
+typedef struct {
+    const char *function;
+    const char *const *names; /* of the leading arguments, the callback being the last */
+    Py_ssize_t leading;       /* 1 or 2 */
+} ArgsCallSpec;
+
+typedef struct {
+    PyObject *leading[2];  /* borrowed, all given */
+    PyObject *const *rest; /* the callback's arguments */
+    Py_ssize_t nrest;
+    PyObject *context; /* borrowed; NULL when absent or None */
+} ArgsCall;
+
+/* 0, or -1 with TypeError. */
+int args_parse_call(const ArgsCallSpec *spec, PyObject *str_context, PyObject *const *args,
+                    Py_ssize_t nargs, PyObject *kwnames, ArgsCall *call);
 
 /* An int or an object with fileno(); -1 with asyncio's ValueError or the object's error. */
 int args_descriptor(PyObject *str_fileno, PyObject *fileobj);

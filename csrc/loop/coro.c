@@ -122,7 +122,8 @@ coro_iterator_of(PyObject *awaitable)
     }
     PyAsyncMethods *methods = Py_TYPE(awaitable)->tp_as_async;
     if (methods == NULL || methods->am_await == NULL) {
-        PyErr_Format(PyExc_TypeError, "object %.100s can't be used in 'await' expression",
+        PyErr_Format(PyExc_TypeError,
+                     "object %.100s can't be used in 'await' expression",
                      Py_TYPE(awaitable)->tp_name);
         return NULL;
     }
@@ -146,11 +147,15 @@ coro_await(CoroObject *self, PyObject *awaitable)
 
 /* ---- methods --------------------------------------------------------------- */
 
-/* StopIteration(value), whatever value is: raising a tuple or an exception by type and
- * value would take it apart. */
+/* Raises StopIteration(value). */
 static void
 coro_set_stop_iteration(PyObject *value)
 {
+    if (!PyTuple_Check(value) && !PyExceptionInstance_Check(value)) {
+        PyErr_SetObject(PyExc_StopIteration, value);
+        return;
+    }
+    /* Raised by type and value, these would be taken apart. */
     PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
     if (stop != NULL) {
         PyErr_SetObject(PyExc_StopIteration, stop);
@@ -177,10 +182,17 @@ coro_send(PyObject *op, PyObject *value)
     return coro_answer(outcome, result);
 }
 
+/* What `await` calls from 3.12 on. */
 static PyObject *
 coro_iternext(PyObject *op)
 {
-    return coro_send(op, Py_None);
+    PyObject *result;
+    PySendResult outcome = coro_am_send(op, Py_None, &result);
+    if (outcome == PYGEN_RETURN && result == Py_None) {
+        Py_DECREF(result);
+        return NULL; /* for tp_iternext, no exception is StopIteration(None) */
+    }
+    return coro_answer(outcome, result);
 }
 
 /* throw()'s arguments as one exception object; NULL with TypeError. */
@@ -188,7 +200,8 @@ static PyObject *
 coro_exception_of(PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs < 1 || nargs > 3) {
-        PyErr_Format(PyExc_TypeError, "throw expected 1 to 3 arguments, got %zd", nargs);
+        PyErr_Format(PyExc_TypeError, "throw expected 1 to 3 arguments, got %zd",
+                     nargs);
         return NULL;
     }
     PyObject *type = args[0];
@@ -327,6 +340,7 @@ coro_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* Its own iterator, which spares an object for each await; so it can also be iterated. */
 static PyObject *
 coro_am_await(PyObject *op)
 {
@@ -488,6 +502,7 @@ coro_type_create(PyObject *module, const char *name, size_t size, const char *do
         {Py_tp_methods, coro_methods},
         {Py_tp_getset, coro_getsets},
         {Py_tp_members, coro_members},
+        {Py_tp_iter, (void *)PyObject_SelfIter},
         {Py_tp_iternext, (void *)coro_iternext},
         {Py_am_await, (void *)coro_am_await},
         {Py_am_send, (void *)coro_am_send},

@@ -45,7 +45,7 @@ struct CoroObject {
     /* strong; dropped in dealloc only, which needs loop->state. No cycle is kept alive by
      * it: clearing a loop drops everything that a loop holds. */
     LoopObject *loop;
-    PyObject *delegate; /* strong or NULL: gets what is sent and thrown to this coroutine */
+    PyObject *delegate; /* strong or NULL: what is sent or thrown goes to it */
     CoroPhase phase;
 };
 

@@ -91,14 +91,26 @@ fds_watch(LoopObject *loop, int fd, unsigned int direction, FdCallback ready,
     if (entry == NULL) {
         return -1;
     }
+    PyObject *stale = NULL;
+    bool was_watched = entry_wanted(entry) != 0;
     bool trusted = entry_trusts(entry, owner, identity);
     if (!trusted || !(entry->armed & direction)) {
         /* Not trusted: what is armed may be of a descriptor closed since, so renew it. */
         unsigned int mask =
             direction | (trusted ? (unsigned int)entry->armed : entry_wanted(entry));
+        uint32_t generation = entry->generation;
+        bool was_armed = entry->armed != 0;
         int err = loop->fds.poller->arm(loop, fd, entry, mask);
         if (err != 0) {
             return errors_raise_errno(err);
+        }
+        FdSlot *other = entry_slot(entry, direction == FD_READ ? FD_WRITE : FD_READ);
+        if (was_armed && entry->generation != generation && other->owner != NULL) {
+            /* The number was closed and is another file's now: who waited for the old
+             * one does not wait for this one. */
+            stale = other->owner;
+            *other = (FdSlot){NULL, NULL};
+            (void)loop->fds.poller->arm(loop, fd, entry, direction); /* was just armed */
         }
     }
     PyObject *old_identity = NULL;
@@ -106,13 +118,14 @@ fds_watch(LoopObject *loop, int fd, unsigned int direction, FdCallback ready,
         old_identity = entry->identity;
         entry->identity = identity != NULL ? Py_NewRef(identity) : NULL;
     }
-    fds_count_watched(loop, entry_wanted(entry) != 0, true);
+    fds_count_watched(loop, was_watched, true);
     FdSlot *slot = entry_slot(entry, direction);
     *replaced = slot->owner;
     slot->owner = Py_NewRef(owner);
     slot->ready = ready;
     entry->pending &= (uint8_t)~direction; /* what was ready was so for the former owner */
     Py_XDECREF(old_identity);
+    Py_XDECREF(stale);
     return 0;
 }
 

@@ -281,10 +281,39 @@ handle_report(HandleObject *self)
     return done != NULL ? 0 : -1;
 }
 
+/* handle_drop_call with an exception that may be set, and is kept. */
+static void
+handle_drop_kept(HandleObject *self)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    handle_drop_call(self);
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
+}
+
+/* Calls with a tuple of arguments: more than fit inline, or set through _args. */
+static PyObject *
+handle_call_tuple(HandleObject *self)
+{
+    if (!PyTuple_Check(self->argv[1])) {
+        return PyErr_Format(PyExc_TypeError, "_args of a handle must be a tuple, not %s",
+                            Py_TYPE(self->argv[1])->tp_name);
+    }
+    if (PyContext_Enter(self->context) < 0) {
+        return NULL;
+    }
+    PyObject *result = PyObject_Call(self->callback, self->argv[1], NULL);
+    if (PyContext_Exit(self->context) < 0) {
+        Py_CLEAR(result);
+    }
+    return result;
+}
+
 int
 handle_run(HandleObject *self)
 {
-    if (self->cancelled) {
+    if (self->cancelled || self->callback == NULL) {
         return 0;
     }
     PyObject *result;
@@ -293,27 +322,18 @@ handle_run(HandleObject *self)
         result = call_in_context(self->context, self->callback, self->argv + 1,
                                  self->nargs);
     }
-    else if (PyContext_Enter(self->context) < 0) {
-        result = NULL;
-    }
     else {
-        result = PyObject_Call(self->callback, self->argv[1], NULL);
-        if (PyContext_Exit(self->context) < 0) {
-            Py_CLEAR(result);
-        }
+        result = handle_call_tuple(self);
     }
     self->running--;
-    int rc = 0;
-    if (result != NULL) {
-        Py_DECREF(result);
-    }
-    else {
-        rc = handle_report(self);
-    }
     if (self->cancelled && self->running == 0) {
-        handle_drop_call(self); /* cancelled by its own callback: N1 */
+        handle_drop_kept(self); /* cancelled by its own callback: N1 */
     }
-    return rc;
+    if (result == NULL) {
+        return handle_report(self);
+    }
+    Py_DECREF(result);
+    return 0;
 }
 
 /* ---- methods ------------------------------------------------------------ */
@@ -460,6 +480,47 @@ handle_set_traceback(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
+/* Test tools store into handles, as asyncio's class allows; what asyncio's code would trip
+ * over when the handle runs, handle_run and PyContext_Enter refuse then. */
+static int
+handle_set_callback(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(((HandleObject *)op)->callback, Py_XNewRef(value));
+    return 0;
+}
+
+static int
+handle_set_args(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    HandleObject *self = (HandleObject *)op;
+    if (self->running > 0) {
+        PyErr_SetString(PyExc_RuntimeError, "_args of a handle that runs cannot be set");
+        return -1;
+    }
+    PyObject *callback = Py_XNewRef(self->callback);
+    handle_drop_call(self);
+    self->callback = callback;
+    self->args_in_tuple = value != NULL;
+    self->argv[1] = Py_XNewRef(value);
+    self->nargs = value != NULL;
+    return 0;
+}
+
+static int
+handle_set_context(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(((HandleObject *)op)->context, Py_NewRef(value != NULL ? value : Py_None));
+    return 0;
+}
+
+static int
+handle_set_repr(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(((HandleObject *)op)->repr,
+               value == NULL || value == Py_None ? NULL : Py_NewRef(value));
+    return 0;
+}
+
 static PyObject *
 handle_get_repr(PyObject *op, void *Py_UNUSED(closure))
 {
@@ -519,19 +580,16 @@ handle_check_call(LoopObject *loop, PyObject *callback, const char *method,
 PyObject *
 handle_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const char *const names[] = {"callback"};
+    static const ArgsCallSpec spec = {"call_soon", names, 1};
     LoopObject *loop = (LoopObject *)op;
-    PyObject *context;
-    if (nargs < 1) {
-        PyErr_SetString(PyExc_TypeError,
-                        "call_soon() missing 1 required positional argument: 'callback'");
+    ArgsCall call;
+    if (args_parse_call(&spec, loop->state->str_context, args, nargs, kwnames, &call) < 0 ||
+        handle_check_call(loop, call.leading[0], "call_soon", false) < 0) {
         return NULL;
     }
-    if (args_parse_context("call_soon", loop->state->str_context, args, nargs, kwnames,
-                           &context) < 0 ||
-        handle_check_call(loop, args[0], "call_soon", false) < 0) {
-        return NULL;
-    }
-    HandleObject *handle = handle_new(loop, args[0], args + 1, nargs - 1, context);
+    HandleObject *handle =
+        handle_new(loop, call.leading[0], call.rest, call.nrest, call.context);
     if (handle == NULL) {
         return NULL;
     }
@@ -591,13 +649,13 @@ static PyMethodDef handle_methods[] = {
 };
 
 #define HANDLE_GETSETS                                                                 \
-    {"_callback", handle_get_callback, NULL, NULL, NULL},                              \
-        {"_args", handle_get_args, NULL, NULL, NULL},                                  \
+    {"_callback", handle_get_callback, handle_set_callback, NULL, NULL},                              \
+        {"_args", handle_get_args, handle_set_args, NULL, NULL},                                  \
         {"_cancelled", handle_get_cancelled, NULL, NULL, NULL},                        \
         {"_loop", handle_get_loop, NULL, NULL, NULL},                                  \
-        {"_context", handle_get_context_attr, NULL, NULL, NULL},                       \
+        {"_context", handle_get_context_attr, handle_set_context, NULL, NULL},                       \
         {"_source_traceback", handle_get_traceback, handle_set_traceback, NULL, NULL}, \
-        {"_repr", handle_get_repr, NULL, NULL, NULL},
+        {"_repr", handle_get_repr, handle_set_repr, NULL, NULL},
 
 static PyGetSetDef handle_getsets[] = {
     HANDLE_GETSETS{NULL, NULL, NULL, NULL, NULL},

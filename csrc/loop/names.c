@@ -116,26 +116,36 @@ names_parse_literal(PyObject *host, int family, NamesLiteral *literal)
 
 /* (host, port) or (host, port, 0, 0), the host in its canonical form. */
 static PyObject *
-names_address(const NamesLiteral *literal, int port)
+names_address(const NamesLiteral *literal, PyObject *host, int port)
 {
-    char text[INET6_ADDRSTRLEN];
-    if (inet_ntop(literal->family, &literal->bytes, text, sizeof(text)) == NULL) {
-        return PyErr_SetFromErrno(PyExc_OSError);
+    PyObject *number = PyLong_FromLong(port);
+    PyObject *address = NULL;
+    if (number != NULL && literal->family == AF_INET) {
+        /* inet_pton() reads an IPv4 address in its canonical form only. */
+        address = PyTuple_Pack(2, host, number);
     }
-    return Py_BuildValue(literal->family == AF_INET ? "(si)" : "(siii)", text, port, 0, 0);
+    else if (number != NULL) {
+        char text[INET6_ADDRSTRLEN];
+        /* Cannot fail: the family is known and the room is enough. */
+        (void)inet_ntop(AF_INET6, &literal->bytes, text, sizeof(text));
+        address = Py_BuildValue("(sOii)", text, number, 0, 0);
+    }
+    Py_XDECREF(number);
+    return address;
 }
 
 /* (family, type, proto, '', address), with enum members as socket.getaddrinfo() has. */
 static PyObject *
-names_entry(PyloopState *state, int family, PyObject *type, int proto, PyObject *address)
+names_entry(PyloopState *state, int family, PyObject *type, int proto,
+            PyObject *address)
 {
     PyObject *number = PyLong_FromLong(proto);
     PyObject *canonname = PyUnicode_New(0, 0);
     PyObject *entry = NULL;
     if (number != NULL && canonname != NULL) {
         entry = PyTuple_Pack(
-            5, family == AF_INET ? state->family_inet : state->family_inet6, type, number,
-            canonname, address);
+            5, family == AF_INET ? state->family_inet : state->family_inet6, type,
+            number, canonname, address);
     }
     Py_XDECREF(number);
     Py_XDECREF(canonname);
@@ -192,14 +202,15 @@ names_answer_directly(NameQueryObject *self, PyObject **result)
     if (count == 0) {
         return CORO_WAIT;
     }
-    if (PySys_Audit("socket.getaddrinfo", "OOiii", args[ARG_HOST], args[ARG_PORT], family,
-                    type, proto) < 0) {
+    if (PySys_Audit("socket.getaddrinfo", "OOiii", args[ARG_HOST], args[ARG_PORT],
+                    family, type, proto) < 0) {
         return CORO_ERROR;
     }
-    PyObject *address = names_address(&literal, port);
+    PyObject *address = names_address(&literal, args[ARG_HOST], port);
     PyObject *list = address != NULL ? PyList_New((Py_ssize_t)count) : NULL;
     for (size_t i = 0; list != NULL && i < count; i++) {
-        PyObject *entry = names_entry(state, literal.family, types[i], protos[i], address);
+        PyObject *entry =
+            names_entry(state, literal.family, types[i], protos[i], address);
         if (entry == NULL) {
             Py_CLEAR(list);
             break;
@@ -232,9 +243,9 @@ names_answer_numeric(NameQueryObject *self, PyObject *function, PyObject **resul
 {
     PyObject **args = self->args;
     int family, type, proto, flags;
-    if (!names_may_be_literal(args[ARG_HOST]) || !names_int(args[ARG_FAMILY], &family) ||
-        !names_int(args[ARG_TYPE], &type) || !names_int(args[ARG_PROTO], &proto) ||
-        !names_int(args[ARG_FLAGS], &flags)) {
+    if (!names_may_be_literal(args[ARG_HOST]) ||
+        !names_int(args[ARG_FAMILY], &family) || !names_int(args[ARG_TYPE], &type) ||
+        !names_int(args[ARG_PROTO], &proto) || !names_int(args[ARG_FLAGS], &flags)) {
         return CORO_WAIT;
     }
     *result = PyObject_CallFunction(function, "OOiiii", args[ARG_HOST], args[ARG_PORT],
@@ -351,8 +362,8 @@ namequery_type_create(PyObject *module)
 }
 
 static PyObject *
-names_new(PyObject *op, const CoroKind *kind, const ArgsSpec *spec, PyObject *const *args,
-          Py_ssize_t nargs, PyObject *kwnames)
+names_new(PyObject *op, const CoroKind *kind, const ArgsSpec *spec,
+          PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *loop = (LoopObject *)op;
     PyObject *values[ARG_COUNT];
@@ -376,18 +387,20 @@ static const char *const getaddrinfo_names[] = {"host", "port",  "family",
                                                 "type", "proto", "flags"};
 static const char *const getnameinfo_names[] = {"sockaddr", "flags"};
 
-static const ArgsSpec getaddrinfo_args = {"getaddrinfo", getaddrinfo_names, ARG_COUNT, 2,
-                                          2};
+static const ArgsSpec getaddrinfo_args = {"getaddrinfo", getaddrinfo_names, ARG_COUNT,
+                                          2, 2};
 static const ArgsSpec getnameinfo_args = {"getnameinfo", getnameinfo_names, 2, 1, 2};
 
 PyObject *
-names_getaddrinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+names_getaddrinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
 {
     return names_new(op, &kind_getaddrinfo, &getaddrinfo_args, args, nargs, kwnames);
 }
 
 PyObject *
-names_getnameinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+names_getnameinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
 {
     return names_new(op, &kind_getnameinfo, &getnameinfo_args, args, nargs, kwnames);
 }

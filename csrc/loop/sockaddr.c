@@ -99,7 +99,8 @@ sockaddr_inet_from_python(int family, PyObject *address,
         !sockaddr_number(PyTuple_GET_ITEM(address, 1), UINT16_MAX, &port) ||
         (items > 2 &&
          !sockaddr_number(PyTuple_GET_ITEM(address, 2), FLOWINFO_MAX, &flowinfo)) ||
-        (items > 3 && !sockaddr_number(PyTuple_GET_ITEM(address, 3), UINT32_MAX, &scope))) {
+        (items > 3 &&
+         !sockaddr_number(PyTuple_GET_ITEM(address, 3), UINT32_MAX, &scope))) {
         return false;
     }
     const char *text = sockaddr_host_text(PyTuple_GET_ITEM(address, 0));

@@ -18,8 +18,8 @@ PyObject *sockaddr_to_python(const struct sockaddr_storage *storage, socklen_t l
 /* The address that the socket module would make of `address` without resolving a name:
  * exact tuples with a numeric host, exact str or bytes paths. False when it is anything
  * else, errors included: then the socket's own method is to be called. Raises nothing. */
-bool sockaddr_from_python(int family, PyObject *address, struct sockaddr_storage *storage,
-                          socklen_t *length);
+bool sockaddr_from_python(int family, PyObject *address,
+                          struct sockaddr_storage *storage, socklen_t *length);
 
 /* host's text when it is an exact str without NUL, and so may be a literal; borrowed from
  * it. Else NULL, with nothing raised. */

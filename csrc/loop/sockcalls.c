@@ -122,8 +122,8 @@ sockcall_receive(int fd, void *buffer, size_t size, struct sockaddr_storage *sto
         *length = sizeof(*storage);
     }
     do {
-        received =
-            recvfrom(fd, buffer, size, MSG_DONTWAIT, (struct sockaddr *)storage, length);
+        received = recvfrom(fd, buffer, size, MSG_DONTWAIT, (struct sockaddr *)storage,
+                            length);
     } while (received < 0 && errno == EINTR);
     return received;
 }
@@ -143,7 +143,8 @@ sockcall_receive_bytes(SockOpObject *self, Py_ssize_t size,
     if (buffer == NULL) {
         return CORO_ERROR;
     }
-    ssize_t received = sockcall_receive(self->fd, buffer, (size_t)size, storage, length);
+    ssize_t received =
+        sockcall_receive(self->fd, buffer, (size_t)size, storage, length);
     if (received < 0) {
         int err = errno;
         Py_XDECREF(bytes);
@@ -182,7 +183,8 @@ sockcall_recv(SockOpObject *self, PyObject **result)
 {
     Py_ssize_t size;
     if (!self->native) {
-        return sockop_call(self, self->coro.loop->state->str_recv, self->args, 1, result);
+        return sockop_call(self, self->coro.loop->state->str_recv, self->args, 1,
+                           result);
     }
     if (sockcall_size(self, "recv", &size) < 0 || sockcall_refresh_fd(self) < 0) {
         return CORO_ERROR;
@@ -202,7 +204,8 @@ sockcall_recv_into(SockOpObject *self, PyObject **result)
         return sockop_call(self, self->coro.loop->state->str_recv_into, self->args, 1,
                            result);
     }
-    if (sockcall_refresh_fd(self) < 0 || sockcall_writable(self, "recv_into", &view) < 0) {
+    if (sockcall_refresh_fd(self) < 0 ||
+        sockcall_writable(self, "recv_into", &view) < 0) {
         return CORO_ERROR;
     }
     ssize_t received = 0; /* into no room: as socket.recv_into(), nothing to wait for */
@@ -293,8 +296,8 @@ sockcall_recvfrom_into(SockOpObject *self, PyObject **result)
     }
     int known = sockcall_knows_family(self, &family);
     if (known == 0) {
-        return sockop_call(self, self->coro.loop->state->str_recvfrom_into, self->args, 2,
-                           result);
+        return sockop_call(self, self->coro.loop->state->str_recvfrom_into, self->args,
+                           2, result);
     }
     if (known < 0 || sockcall_refresh_fd(self) < 0 ||
         sockcall_writable(self, "recvfrom_into", &view) < 0) {
@@ -304,7 +307,8 @@ sockcall_recvfrom_into(SockOpObject *self, PyObject **result)
     int err = 0;
     int rc = sockcall_room(self, &view, &room);
     if (rc == 0) {
-        received = sockcall_receive(self->fd, view.buf, (size_t)room, &storage, &length);
+        received =
+            sockcall_receive(self->fd, view.buf, (size_t)room, &storage, &length);
         err = errno;
     }
     PyBuffer_Release(&view);
@@ -427,7 +431,8 @@ sockcall_sendto(SockOpObject *self, PyObject **result)
     if (rc == 0) {
         do {
             sent = sendto(self->fd, view.buf, (size_t)view.len,
-                          MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&storage, length);
+                          MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&storage,
+                          length);
             err = errno;
         } while (sent < 0 && err == EINTR);
     }
@@ -474,7 +479,8 @@ sockcall_accept_fd(int fd, struct sockaddr_storage *storage, socklen_t *length)
 static int
 sockcall_set_nonblocking(SockOpObject *self, PyObject *sock)
 {
-    PyObject *set = call_method1(sock, self->coro.loop->state->str_setblocking, Py_False);
+    PyObject *set =
+        call_method1(sock, self->coro.loop->state->str_setblocking, Py_False);
     Py_XDECREF(set);
     return set != NULL ? 0 : -1;
 }

@@ -159,7 +159,8 @@ sockop_call(SockOpObject *self, PyObject *name, PyObject *const *args, size_t na
 static int
 sockop_check_nonblocking(SockOpObject *self)
 {
-    PyObject *timeout = call_method0(self->sock, self->coro.loop->state->str_gettimeout);
+    PyObject *timeout =
+        call_method0(self->sock, self->coro.loop->state->str_gettimeout);
     PyObject *zero = PyLong_FromLong(0);
     int differs = -1;
     if (timeout != NULL && zero != NULL) {
@@ -194,7 +195,8 @@ static CoroStatus
 sockop_resume(CoroObject *coro, PyObject *value, PyObject **result)
 {
     SockOpObject *self = (SockOpObject *)coro;
-    if (loop_check_closed(coro->loop) < 0 || (value == NULL && sockop_begin(self) < 0)) {
+    if (loop_check_closed(coro->loop) < 0 ||
+        (value == NULL && sockop_begin(self) < 0)) {
         return CORO_ERROR;
     }
     CoroStatus status = sockop_kind(self)->attempt(self, result);
@@ -269,8 +271,8 @@ connect_take_resolved(SockOpObject *self, PyObject *entries)
 static CoroStatus
 connect_attempt(SockOpObject *self, PyObject **result)
 {
-    CoroStatus status = sockop_call(self, self->coro.loop->state->str_connect, self->args,
-                                    1, result);
+    CoroStatus status =
+        sockop_call(self, self->coro.loop->state->str_connect, self->args, 1, result);
     if (status == CORO_WAIT) {
         self->stage = CONNECT_WAITING;
     }
@@ -302,8 +304,8 @@ connect_check(SockOpObject *self, PyObject **result)
         return CORO_RETURN;
     }
     PyObject *text = PyUnicode_FromFormat("Connect call failed %S", self->args[0]);
-    PyObject *exc = text != NULL ? PyObject_CallFunction(PyExc_OSError, "lO", err, text)
-                                 : NULL;
+    PyObject *exc =
+        text != NULL ? PyObject_CallFunction(PyExc_OSError, "lO", err, text) : NULL;
     Py_XDECREF(text);
     if (exc != NULL) {
         PyErr_SetRaisedException(exc);
@@ -409,13 +411,16 @@ static const char *const connect_names[] = {"sock", "address"};
                  sockop_traverse},                                                     \
         .args = {"sock_" #method, method##_names, Py_ARRAY_LENGTH(method##_names),     \
                  required, Py_ARRAY_LENGTH(method##_names)},                           \
-        .direction = dir, .lazy = true, .attempt = attempt_function,                   \
+        .direction = dir,                                                              \
+        .lazy = true,                                                                  \
+        .attempt = attempt_function,                                                   \
     }
 
 static const SockKind kind_recv = SOCK_KIND(recv, 2, FD_READ, sockcall_recv);
 static const SockKind kind_recv_into =
     SOCK_KIND(recv_into, 2, FD_READ, sockcall_recv_into);
-static const SockKind kind_recvfrom = SOCK_KIND(recvfrom, 2, FD_READ, sockcall_recvfrom);
+static const SockKind kind_recvfrom =
+    SOCK_KIND(recvfrom, 2, FD_READ, sockcall_recvfrom);
 static const SockKind kind_recvfrom_into =
     SOCK_KIND(recvfrom_into, 2, FD_READ, sockcall_recvfrom_into);
 static const SockKind kind_sendall = SOCK_KIND(sendall, 2, FD_WRITE, sockcall_sendall);
@@ -423,7 +428,8 @@ static const SockKind kind_sendto = SOCK_KIND(sendto, 3, FD_WRITE, sockcall_send
 static const SockKind kind_accept = SOCK_KIND(accept, 1, FD_READ, sockcall_accept);
 /* Not lazy: a fresh connection mostly becomes a transport's. */
 static const SockKind kind_connect = {
-    .coro = {"Loop.sock_connect", sockop_connect_resume, sockop_release, sockop_traverse},
+    .coro = {"Loop.sock_connect", sockop_connect_resume, sockop_release,
+             sockop_traverse},
     .args = {"sock_connect", connect_names, Py_ARRAY_LENGTH(connect_names), 2,
              Py_ARRAY_LENGTH(connect_names)},
     .direction = FD_WRITE,
@@ -436,13 +442,15 @@ sockop_recv(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
 }
 
 PyObject *
-sockop_recv_into(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+sockop_recv_into(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
 {
     return sockop_new(op, &kind_recv_into, args, nargs, kwnames);
 }
 
 PyObject *
-sockop_recvfrom(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+sockop_recvfrom(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
 {
     return sockop_new(op, &kind_recvfrom, args, nargs, kwnames);
 }

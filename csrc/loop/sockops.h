@@ -24,21 +24,21 @@ typedef struct {
     CoroObject coro;
     PyObject *sock;              /* strong, NULL once done */
     PyObject *args[SOCKOP_ARGS]; /* strong or NULL: what follows sock */
-    PyObject *future;  /* strong or NULL: unresolved, and this operation's to resolve */
-    Py_ssize_t sent;   /* sendall: bytes sent */
-    int fd;            /* the descriptor of the last attempt; -1: sock knows it */
-    int watched;       /* the descriptor that we asked to watch, or -1; the slot there may
-                        * have another owner by now */
-    bool native;       /* exactly socket.socket */
-    bool holds_data;   /* sendall: args[0] is our own memoryview */
-    uint8_t stage;     /* connect: ConnectStage */
+    PyObject *future; /* strong or NULL: unresolved, and this operation's to resolve */
+    Py_ssize_t sent;  /* sendall: bytes sent */
+    int fd;           /* the descriptor of the last attempt; -1: sock knows it */
+    int watched;      /* the descriptor that we asked to watch, or -1: its slot may have
+                       * another owner by now */
+    bool native;      /* exactly socket.socket */
+    bool holds_data;  /* sendall: args[0] is our own memoryview */
+    uint8_t stage;    /* connect: ConnectStage */
 } SockOpObject;
 
 typedef struct {
     CoroKind coro; /* first: a CoroKind of a SockOpObject is a SockKind */
     ArgsSpec args; /* [0] is sock */
     unsigned int direction;
-    bool lazy; /* the registration may stay until the next event: the next one wants it */
+    bool lazy; /* the registration may stay: the next operation mostly wants it */
     /* CORO_WAIT: it would block. */
     CoroStatus (*attempt)(SockOpObject *self, PyObject **result);
 } SockKind;

@@ -43,19 +43,16 @@ PyObject *
 threadsafe_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                      PyObject *kwnames)
 {
+    static const char *const names[] = {"callback"};
+    static const ArgsCallSpec spec = {"call_soon_threadsafe", names, 1};
     LoopObject *self = (LoopObject *)op;
-    PyObject *context;
-    if (nargs < 1) {
-        PyErr_SetString(PyExc_TypeError, "call_soon_threadsafe() missing 1 required "
-                                         "positional argument: 'callback'");
+    ArgsCall call;
+    if (args_parse_call(&spec, self->state->str_context, args, nargs, kwnames, &call) < 0 ||
+        handle_check_call(self, call.leading[0], "call_soon_threadsafe", true) < 0) {
         return NULL;
     }
-    if (args_parse_context("call_soon_threadsafe", self->state->str_context, args, nargs,
-                           kwnames, &context) < 0 ||
-        handle_check_call(self, args[0], "call_soon_threadsafe", true) < 0) {
-        return NULL;
-    }
-    HandleObject *handle = handle_new(self, args[0], args + 1, nargs - 1, context);
+    HandleObject *handle =
+        handle_new(self, call.leading[0], call.rest, call.nrest, call.context);
     if (handle == NULL) {
         return NULL;
     }

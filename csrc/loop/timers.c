@@ -38,11 +38,10 @@ timers_seconds(PyObject *number, const char *function, const char *argument,
 }
 
 static PyObject *
-timers_schedule(LoopObject *loop, PyObject *when, double deadline, PyObject *const *args,
-                Py_ssize_t nargs, PyObject *context)
+timers_schedule(LoopObject *loop, PyObject *when, double deadline, const ArgsCall *call)
 {
-    TimerHandleObject *handle =
-        timerhandle_new(loop, when, deadline, args[0], args + 1, nargs - 1, context);
+    TimerHandleObject *handle = timerhandle_new(loop, when, deadline, call->leading[1],
+                                                call->rest, call->nrest, call->context);
     if (handle == NULL) {
         return NULL;
     }
@@ -54,92 +53,81 @@ timers_schedule(LoopObject *loop, PyObject *when, double deadline, PyObject *con
     return Py_NewRef((PyObject *)handle); /* the first reference is the heap's: N2 */
 }
 
-static int
-timers_parse(LoopObject *loop, const char *function, const char *first,
-             PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-             PyObject **context)
-{
-    if (nargs < 2) {
-        PyErr_Format(PyExc_TypeError, "%s() missing %zd required positional argument%s: %s%s%s",
-                     function, 2 - nargs, nargs == 0 ? "s" : "",
-                     nargs == 0 ? "'" : "", nargs == 0 ? first : "",
-                     nargs == 0 ? "' and 'callback'" : "'callback'");
-        return -1;
-    }
-    return args_parse_context(function, loop->state->str_context, args, nargs, kwnames,
-                              context);
-}
-
 PyObject *
 timers_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const char *const names[] = {"when", "callback"};
+    static const ArgsCallSpec spec = {"call_at", names, 2};
     LoopObject *loop = (LoopObject *)op;
-    PyObject *context;
+    ArgsCall call;
     double deadline;
-    if (timers_parse(loop, "call_at", "when", args, nargs, kwnames, &context) < 0) {
+    if (args_parse_call(&spec, loop->state->str_context, args, nargs, kwnames, &call) < 0) {
         return NULL;
     }
-    if (args[0] == Py_None) {
+    if (call.leading[0] == Py_None) {
         PyErr_SetString(PyExc_TypeError, "when cannot be None");
         return NULL;
     }
-    if (timers_seconds(args[0], "call_at", "when", &deadline) < 0 ||
-        handle_check_call(loop, args[1], "call_at", false) < 0) {
+    if (timers_seconds(call.leading[0], "call_at", "when", &deadline) < 0 ||
+        handle_check_call(loop, call.leading[1], "call_at", false) < 0) {
         return NULL;
     }
-    return timers_schedule(loop, args[0], deadline, args + 1, nargs - 1, context);
+    return timers_schedule(loop, call.leading[0], deadline, &call);
 }
 
 /* As asyncio: an overridden time() or call_at() is used; time() + delay is the user's
  * arithmetic then. */
 static PyObject *
-timers_call_later_overridden(LoopObject *loop, PyObject *const *args, Py_ssize_t nargs,
-                             PyObject *kwnames)
+timers_call_later_overridden(LoopObject *loop, const ArgsCall *call)
 {
     PyObject *now = call_method0((PyObject *)loop, loop->state->str_time);
-    PyObject *when = now != NULL ? PyNumber_Add(now, args[0]) : NULL;
+    PyObject *when = now != NULL ? PyNumber_Add(now, call->leading[0]) : NULL;
+    PyObject *kwnames = PyTuple_Pack(1, loop->state->str_context);
+    PyObject **values = PyMem_New(PyObject *, (size_t)call->nrest + 4);
+    PyObject *handle = NULL;
     Py_XDECREF(now);
-    if (when == NULL) {
-        return NULL;
-    }
-    Py_ssize_t nkw = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
-    PyObject **values = PyMem_New(PyObject *, (size_t)(nargs + nkw + 1));
     if (values == NULL) {
-        Py_DECREF(when);
-        return PyErr_NoMemory();
+        PyErr_NoMemory();
     }
-    values[0] = (PyObject *)loop;
-    values[1] = when;
-    for (Py_ssize_t i = 1; i < nargs + nkw; i++) {
-        values[1 + i] = args[i];
+    else if (when != NULL && kwnames != NULL) {
+        values[0] = (PyObject *)loop;
+        values[1] = when;
+        values[2] = call->leading[1];
+        for (Py_ssize_t i = 0; i < call->nrest; i++) {
+            values[3 + i] = call->rest[i];
+        }
+        values[3 + call->nrest] = call->context != NULL ? call->context : Py_None;
+        handle = PyObject_VectorcallMethod(loop->state->str_call_at, values,
+                                           (size_t)call->nrest + 3, kwnames);
     }
-    PyObject *handle = PyObject_VectorcallMethod(loop->state->str_call_at, values,
-                                                 (size_t)nargs + 1, kwnames);
     PyMem_Free(values);
-    Py_DECREF(when);
+    Py_XDECREF(kwnames);
+    Py_XDECREF(when);
     return handle;
 }
 
 PyObject *
 timers_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const char *const names[] = {"delay", "callback"};
+    static const ArgsCallSpec spec = {"call_later", names, 2};
     LoopObject *loop = (LoopObject *)op;
-    PyObject *context;
+    ArgsCall call;
     double delay;
-    if (timers_parse(loop, "call_later", "delay", args, nargs, kwnames, &context) < 0) {
+    if (args_parse_call(&spec, loop->state->str_context, args, nargs, kwnames, &call) < 0) {
         return NULL;
     }
-    if (args[0] == Py_None) {
+    if (call.leading[0] == Py_None) {
         PyErr_SetString(PyExc_TypeError, "delay must not be None");
         return NULL;
     }
-    if (timers_seconds(args[0], "call_later", "delay", &delay) < 0) {
+    if (timers_seconds(call.leading[0], "call_later", "delay", &delay) < 0) {
         return NULL;
     }
     if (loop_overrides(loop) & (OVERRIDE_TIME | OVERRIDE_CALL_AT)) {
-        return timers_call_later_overridden(loop, args, nargs, kwnames);
+        return timers_call_later_overridden(loop, &call);
     }
-    if (handle_check_call(loop, args[1], "call_at", false) < 0) {
+    if (handle_check_call(loop, call.leading[1], "call_at", false) < 0) {
         return NULL;
     }
     double deadline = loop_clock() + delay;
@@ -147,8 +135,7 @@ timers_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObjec
     if (when == NULL) {
         return NULL;
     }
-    PyObject *handle =
-        timers_schedule(loop, when, deadline, args + 1, nargs - 1, context);
+    PyObject *handle = timers_schedule(loop, when, deadline, &call);
     Py_DECREF(when);
     return handle;
 }

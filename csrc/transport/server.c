@@ -60,6 +60,11 @@ listener_start_plain(ListenerObject *self, int fd, const struct sockaddr_storage
         (void)close(fd);
         return listener_report(self, NULL);
     }
+    if (!self->serving) { /* the factory closed the server: nobody owns the connection */
+        Py_DECREF(protocol);
+        (void)close(fd);
+        return 0;
+    }
     StreamObject *stream = stream_new(self->loop, fd, NULL, self->family, self->type,
                                       self->proto, protocol, NULL, self->args[ARG_SERVER]);
     int rc;
@@ -242,12 +247,19 @@ listener_watch(ListenerObject *self)
     return 0;
 }
 
-/* After a back-off. */
+/* After a back-off, during which _stop_serving would not have found us in the table: it
+ * closes the socket. */
 static PyObject *
 listener_resume(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     ListenerObject *self = (ListenerObject *)op;
-    if (self->serving && listener_watch(self) < 0) {
+    PyObject *fd = call_method0(self->args[ARG_SOCK], self->loop->state->str_fileno);
+    if (fd == NULL) {
+        return NULL;
+    }
+    bool open = PyLong_AsLong(fd) == self->fd;
+    Py_DECREF(fd);
+    if (PyErr_Occurred() || (open && listener_watch(self) < 0)) {
         return NULL;
     }
     Py_RETURN_NONE;
