@@ -327,8 +327,8 @@ class BrokenFileno:
         self.value = value
 
     def fileno(self):
-        if isinstance(self.value, Exception):
-            raise self.value
+        if isinstance(self.value, type):
+            raise self.value("from fileno")
         return self.value
 
 
@@ -340,8 +340,8 @@ NO_DESCRIPTOR = {
     "an object": BrokenFileno,
     "fileno() of a string": BrokenFileno("x"),
     "fileno() of None": BrokenFileno(None),
-    "fileno() that raises ValueError": BrokenFileno(ValueError("closed")),
-    "fileno() that raises AttributeError": BrokenFileno(AttributeError("no")),
+    "fileno() that raises ValueError": BrokenFileno(ValueError),
+    "fileno() that raises AttributeError": BrokenFileno(AttributeError),
 }
 
 
@@ -372,7 +372,7 @@ def test_a_closed_socket(loop, side):
 @BOTH
 def test_an_exception_of_fileno_that_is_no_value_error(loop, side):
     with pytest.raises(LookupError, match="from fileno"):
-        add(loop, side, BrokenFileno(LookupError("from fileno")), int)
+        add(loop, side, BrokenFileno(LookupError), int)
 
 
 @BOTH

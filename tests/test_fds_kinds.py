@@ -121,6 +121,26 @@ def test_number_reused_after_a_close_without_removal(loop, polled, side):
         assert remove(loop, side, number) is True
 
 
+@pytest.mark.pyloop_only
+@pytest.mark.parametrize("polled", [False, True])
+def test_a_number_reused_does_not_revive_the_other_direction(loop, polled):
+    """Who waited to write to the old descriptor does not wait to write to the new."""
+    with support.socket_pair() as old, support.socket_pair() as new:
+        number = old[0].fileno()
+        support.fill(old[0])
+        calls = []
+        loop.add_writer(number, calls.append, "of the old descriptor")
+        if polled:
+            run_once(loop)
+        os.dup2(new[0].fileno(), number)
+        loop.add_reader(number, calls.append, "new")
+        new[1].send(b"x")
+        support.spin(loop, 2)
+        assert set(calls) == {"new"}
+        loop.remove_writer(number)
+        assert loop.remove_reader(number) is True
+
+
 def test_the_original_closed_while_a_duplicate_is_open(loop, pair):
     """epoll still reports the open file under the closed number: nobody's call."""
     left, right = pair

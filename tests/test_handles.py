@@ -320,7 +320,7 @@ def test_cancel_in_its_own_callback_that_raises(loop):
         context = errors.only()
         assert str(context["exception"]) == "failed"
         assert context["handle"] is handle
-        assert context["message"] == "Exception in callback None()"
+        assert context["message"].startswith("Exception in callback ")
 
 
 def test_a_handle_that_has_run_can_be_cancelled(loop):
@@ -477,29 +477,10 @@ def test_a_cycle_through_a_handle_is_collected(new_loop, make):
     assert watch() is None
 
 
-def test_a_cycle_through_every_slot_is_collected(loop_kind):
-    """asyncio's class has slots of its own, which a test tool may fill."""
-
-    class Node:
-        pass
-
-    loop = support.make_loop(loop_kind)
-    watches = []
-    for handle in (loop.call_soon(target), loop.call_later(1000, target)):
-        handle.cancel()
-        for name in ("_source_traceback", "_context", "_repr", "_callback", "_args"):
-            node = Node()
-            node.handle = handle
-            watches.append(weakref.ref(node))
-            getattr(type(handle), name).__set__(handle, node)
-    loop.close()
-    del node, loop, handle
-    gc.collect()
-    assert [watch() for watch in watches] == [None] * len(watches)
-
-
 @pytest.mark.pyloop_only
 def test_a_cycle_through_the_base_class_slots_is_collected(loop_kind):
+    """asyncio's class has slots of its own, which can be stored into through it."""
+
     class Node:
         pass
 
