@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import signal
 import socket
 import sys
@@ -188,6 +189,24 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
                 *given,
             )
         )
+
+    def _stop_serving(self, sock: socket.socket) -> None:
+        """Close a listening socket; from 3.13 with the file that is its address.
+
+        As asyncio's Unix loop: the file goes only if it is still the one that was bound.
+        """
+        inode = self._unix_server_sockets.pop(sock, None)
+        path = sock.getsockname() if inode is not None else None
+        super()._stop_serving(sock)
+        if path is None:
+            return
+        try:
+            if os.stat(path).st_ino == inode:
+                os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as err:
+            logger.error("Unable to clean up listening UNIX socket %r: %r", path, err)
 
     # -- reports: rare, so worded here as this Python's asyncio words them ------------
 

@@ -61,6 +61,7 @@
     X(getsockname)                                                                     \
     X(gettimeout)                                                                      \
     X(handle)                                                                          \
+    X(is_closing)                                                                      \
     X(loop)                                                                            \
     X(message)                                                                         \
     X(name)                                                                            \

@@ -6,6 +6,7 @@
 #include "loop/handle.h"
 
 #include "base/args.h"
+#include "base/call.h"
 #include "base/errors.h"
 
 static int
@@ -21,9 +22,16 @@ fd_check_no_transport(LoopObject *self, int fd, PyObject *fileobj)
     if (entry == NULL || entry->transport == NULL) {
         return 0;
     }
-    PyErr_Format(PyExc_RuntimeError, "File descriptor %R is used by transport %R", fileobj,
-                 entry->transport);
-    return -1;
+    PyObject *transport = Py_NewRef(entry->transport);
+    PyObject *closing = call_method0(transport, self->state->str_is_closing);
+    int free_to_use = closing != NULL ? PyObject_IsTrue(closing) : -1;
+    Py_XDECREF(closing);
+    if (free_to_use == 0) {
+        PyErr_Format(PyExc_RuntimeError, "File descriptor %R is used by transport %R",
+                     fileobj, transport);
+    }
+    Py_DECREF(transport);
+    return free_to_use > 0 ? 0 : -1;
 }
 
 /* For the checks of asyncio's _ensure_fd_no_transport, which closed files pass. */

@@ -2,8 +2,8 @@
  *
  * Owns: LoopObject.inbox, under inbox_lock; the lock is never held across Python.
  * A batch of calls wakes the loop once: only who finds the inbox empty sends. Calls from
- * the loop's own thread go straight to the ready queue, so that they keep their order
- * with call_soon, as in asyncio.
+ * the loop's own thread, and calls before it runs, go straight to the ready queue, so
+ * that they keep their order with call_soon, as in asyncio.
  */
 #include "loop/handle.h"
 
@@ -56,7 +56,8 @@ threadsafe_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (handle == NULL) {
         return NULL;
     }
-    if (self->thread_ident == PyThread_get_thread_ident()) {
+    /* Nobody waits in a poll while the loop does not run or this thread runs it. */
+    if (self->thread_ident == 0 || self->thread_ident == PyThread_get_thread_ident()) {
         if (loop_ready_push_steal(self, (HandleObject *)Py_NewRef((PyObject *)handle)) < 0) {
             Py_CLEAR(handle);
         }

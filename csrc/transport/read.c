@@ -110,43 +110,63 @@ stream_read_bytes(StreamObject *self)
     return 0;
 }
 
-/* The protocol's buffer of at least one byte. 0, or -1 with an exception. */
-static int
-stream_get_buffer(StreamObject *self, Py_buffer *view)
+/* The protocol's buffer, of at least one byte; new reference, or NULL. */
+static PyObject *
+stream_get_buffer(StreamObject *self)
 {
     PyObject *hint = PyLong_FromLong(-1);
     if (hint == NULL) {
-        return -1;
+        return NULL;
     }
     PyObject *buffer = call_method1(self->protocol, self->loop->state->str_get_buffer, hint);
     Py_DECREF(hint);
-    if (buffer == NULL) {
-        return -1;
-    }
-    int rc = PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE);
-    Py_DECREF(buffer); /* the view holds it */
-    if (rc == 0 && view->len == 0) {
-        PyBuffer_Release(view);
+    Py_ssize_t size = buffer != NULL ? PyObject_Size(buffer) : -1;
+    if (size == 0) {
         PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
+    }
+    if (size <= 0) {
+        Py_CLEAR(buffer);
+    }
+    return buffer;
+}
+
+/* recv_into(buffer). As recv(); -1 with errno 0 means that an exception is set. */
+static ssize_t
+stream_recv_into(StreamObject *self, PyObject *buffer)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) < 0) {
+        PyErr_Clear(); /* as socket.recv_into(), which says TypeError */
+        PyErr_Format(PyExc_TypeError,
+                     "get_buffer() must return a read-write bytes-like object, not %s",
+                     Py_TYPE(buffer)->tp_name);
+        errno = 0;
         return -1;
     }
-    return rc;
+    ssize_t n = recv(self->fd, view.buf, (size_t)view.len, MSG_DONTWAIT);
+    int err = errno;
+    PyBuffer_Release(&view);
+    errno = err;
+    return n;
 }
 
 static int
 stream_read_into_buffer(StreamObject *self)
 {
-    Py_buffer view;
-    if (stream_get_buffer(self, &view) < 0) {
+    PyObject *buffer = stream_get_buffer(self);
+    if (buffer == NULL) {
         return stream_fatal_error(self, "Fatal error: protocol.get_buffer() call failed.");
     }
     if (self->lost > 0) { /* get_buffer() closed us */
-        PyBuffer_Release(&view);
+        Py_DECREF(buffer);
         return 0;
     }
-    ssize_t n = recv(self->fd, view.buf, (size_t)view.len, MSG_DONTWAIT);
+    ssize_t n = stream_recv_into(self, buffer);
     int err = errno;
-    PyBuffer_Release(&view);
+    Py_DECREF(buffer);
+    if (n < 0 && err == 0) {
+        return stream_fatal_error(self, "Fatal read error on socket transport");
+    }
     errno = err;
     int rc = stream_after_recv(self, n);
     if (rc <= 0) {

@@ -472,7 +472,7 @@ stream_write_object(StreamObject *self, PyObject *data)
     }
     Py_buffer view;
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
-        return -1;
+        return stream_fatal_error(self, "Fatal write error on socket transport");
     }
     int rc = 0;
     if (view.len > 0) {
@@ -489,9 +489,10 @@ stream_write(PyObject *op, PyObject *data)
 {
     StreamObject *self = (StreamObject *)op;
     if (!PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
+        const char *dot = strrchr(Py_TYPE(data)->tp_name, '.');
         return PyErr_Format(PyExc_TypeError,
                             "data argument must be a bytes-like object, not '%s'",
-                            Py_TYPE(data)->tp_name);
+                            dot != NULL ? dot + 1 : Py_TYPE(data)->tp_name);
     }
     if (self->write_eof) {
         PyErr_SetString(PyExc_RuntimeError, "Cannot call write() after write_eof()");
