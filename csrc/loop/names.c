@@ -98,40 +98,48 @@ names_int(PyObject *value, int *number)
     return overflow == 0 && wide >= INT_MIN && wide <= INT_MAX;
 }
 
+/* The text of an exact str or bytes; NULL, with nothing raised, for any other host. */
+static const char *
+names_host_text(PyObject *host)
+{
+    if (!PyBytes_CheckExact(host)) {
+        return sockaddr_host_text(host);
+    }
+    const char *text = PyBytes_AS_STRING(host);
+    return strlen(text) == (size_t)PyBytes_GET_SIZE(host) ? text : NULL;
+}
+
 static bool
 names_parse_literal(PyObject *host, int family, NamesLiteral *literal)
 {
-    const char *text = sockaddr_host_text(host);
-    if (text == NULL) {
-        return false;
+    static const int families[] = {AF_INET, AF_INET6};
+    const char *text = names_host_text(host);
+    for (size_t i = 0; text != NULL && i < Py_ARRAY_LENGTH(families); i++) {
+        literal->family = families[i];
+        if ((family == AF_UNSPEC || family == families[i]) &&
+            inet_pton(families[i], text, &literal->bytes) == 1) {
+            return true;
+        }
     }
-    if (family != AF_INET6 && inet_pton(AF_INET, text, &literal->bytes) == 1) {
-        literal->family = AF_INET;
-        return true;
-    }
-    literal->family = AF_INET6;
-    return (family == AF_INET6 || family == AF_UNSPEC) &&
-           inet_pton(AF_INET6, text, &literal->bytes) == 1;
+    return false;
 }
 
-/* (host, port) or (host, port, 0, 0), the host in its canonical form. */
+/* (host, port) or (host, port, 0, 0), the host in its canonical form: inet_pton() reads
+ * no other of IPv4, so that a str can be handed on. */
 static PyObject *
 names_address(const NamesLiteral *literal, PyObject *host, int port)
 {
-    PyObject *number = PyLong_FromLong(port);
-    PyObject *address = NULL;
-    if (number != NULL && literal->family == AF_INET) {
-        /* inet_pton() reads an IPv4 address in its canonical form only. */
-        address = PyTuple_Pack(2, host, number);
+    if (literal->family == AF_INET && PyUnicode_Check(host)) {
+        PyObject *number = PyLong_FromLong(port);
+        PyObject *address = number != NULL ? PyTuple_Pack(2, host, number) : NULL;
+        Py_XDECREF(number);
+        return address;
     }
-    else if (number != NULL) {
-        char text[INET6_ADDRSTRLEN];
-        /* Cannot fail: the family is known and the room is enough. */
-        (void)inet_ntop(AF_INET6, &literal->bytes, text, sizeof(text));
-        address = Py_BuildValue("(sOii)", text, number, 0, 0);
-    }
-    Py_XDECREF(number);
-    return address;
+    char text[INET6_ADDRSTRLEN];
+    /* Cannot fail: the family is known and the room is enough. */
+    (void)inet_ntop(literal->family, &literal->bytes, text, sizeof(text));
+    return Py_BuildValue(literal->family == AF_INET ? "(si)" : "(siii)", text, port, 0,
+                         0);
 }
 
 /* (family, type, proto, '', address), with enum members as socket.getaddrinfo() has. */
@@ -190,7 +198,8 @@ names_answer_directly(NameQueryObject *self, PyObject **result)
     NamesLiteral literal;
     PyObject *types[3];
     int protos[3], port, family, type, proto, flags;
-    if (!names_int(args[ARG_PORT] != Py_None ? args[ARG_PORT] : NULL, &port) ||
+    PyObject *number = args[ARG_PORT] != Py_None ? args[ARG_PORT] : NULL;
+    if ((number != NULL && !PyLong_CheckExact(number)) || !names_int(number, &port) ||
         !names_int(args[ARG_FAMILY], &family) || !names_int(args[ARG_TYPE], &type) ||
         !names_int(args[ARG_PROTO], &proto) || !names_int(args[ARG_FLAGS], &flags) ||
         port < 0 || port > UINT16_MAX ||
@@ -227,7 +236,7 @@ names_answer_directly(NameQueryObject *self, PyObject **result)
 static bool
 names_may_be_literal(PyObject *host)
 {
-    const char *text = sockaddr_host_text(host);
+    const char *text = names_host_text(host);
     if (text == NULL) {
         return false;
     }
