@@ -1,4 +1,4 @@
-"""The exception handler: what it is told, what happens when it fails, what gets past."""
+"""The exception handler: what it is told, how it may fail, and what gets past it."""
 
 import asyncio
 import contextvars
