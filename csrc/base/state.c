@@ -39,8 +39,7 @@ state_init(PyloopState *state)
     PYLOOP_IMPORTS(X)
 #undef X
     state->empty_tuple = PyTuple_New(0);
-    state->kwnames_loop = PyTuple_Pack(1, state->str_loop);
-    if (state->empty_tuple == NULL || state->kwnames_loop == NULL) {
+    if (state->empty_tuple == NULL) {
         goto error;
     }
     state->original_getaddrinfo =
@@ -65,7 +64,6 @@ state_traverse(PyloopState *state, visitproc visit, void *arg)
     PYLOOP_IMPORTS(X)
 #undef X
     Py_VISIT(state->empty_tuple);
-    Py_VISIT(state->kwnames_loop);
     Py_VISIT(state->original_getaddrinfo);
     Py_VISIT(state->original_getnameinfo);
     return 0;
@@ -84,7 +82,6 @@ state_clear(PyloopState *state)
     PYLOOP_IMPORTS(X)
 #undef X
     Py_CLEAR(state->empty_tuple);
-    Py_CLEAR(state->kwnames_loop);
     Py_CLEAR(state->original_getaddrinfo);
     Py_CLEAR(state->original_getnameinfo);
 }

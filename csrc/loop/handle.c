@@ -140,6 +140,28 @@ handle_drop_call(HandleObject *self)
     }
 }
 
+/* The list of weak references: in an inherited slot, or from 3.12 before the object. */
+static inline PyObject **
+handle_weakrefs(HandleObject *self)
+{
+    return (PyObject **)((char *)self + Py_TYPE((PyObject *)self)->tp_weaklistoffset);
+}
+
+/* Only asyncio.Handle.<slot>.__set__ fills them, so look at all before touching any. */
+static void
+handle_clear_inherited(HandleObject *self)
+{
+    uintptr_t any = 0;
+    for (size_t i = 0; i < HANDLE_INHERITED; i++) {
+        any |= (uintptr_t)self->inherited[i];
+    }
+    for (size_t i = 0; any != 0 && i < HANDLE_INHERITED; i++) {
+        if (&self->inherited[i] != handle_weakrefs(self)) {
+            Py_CLEAR(self->inherited[i]);
+        }
+    }
+}
+
 static int
 handle_clear(PyObject *op)
 {
@@ -148,13 +170,7 @@ handle_clear(PyObject *op)
     Py_CLEAR(self->context);
     Py_CLEAR(self->traceback);
     Py_CLEAR(self->repr);
-    Py_ssize_t weakrefs = Py_TYPE(op)->tp_weaklistoffset;
-    for (size_t i = 0; i < HANDLE_INHERITED; i++) {
-        PyObject **slot = &self->inherited[i];
-        if (*slot != NULL && (char *)slot - (char *)op != weakrefs) {
-            Py_CLEAR(*slot);
-        }
-    }
+    handle_clear_inherited(self);
     return 0; /* loop stays until dealloc: the spares are its */
 }
 
@@ -171,11 +187,9 @@ handle_traverse(PyObject *op, visitproc visit, void *arg)
     for (uint8_t i = 0; i < self->nargs; i++) {
         Py_VISIT(self->argv[1 + i]);
     }
-    Py_ssize_t weakrefs = Py_TYPE(op)->tp_weaklistoffset;
     for (size_t i = 0; i < HANDLE_INHERITED; i++) {
-        PyObject **slot = &self->inherited[i];
-        if ((char *)slot - (char *)op != weakrefs) {
-            Py_VISIT(*slot);
+        if (&self->inherited[i] != handle_weakrefs(self)) {
+            Py_VISIT(self->inherited[i]);
         }
     }
     return 0;
@@ -189,7 +203,9 @@ handle_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     /* A chain of handles that hold each other as arguments is as deep as the user likes. */
     Py_TRASHCAN_BEGIN(op, handle_dealloc)
-    PyObject_ClearWeakRefs(op);
+    if (*handle_weakrefs(self) != NULL) {
+        PyObject_ClearWeakRefs(op);
+    }
     (void)handle_clear(op);
     LoopObject *loop = self->loop;
     loop->state->live_handles--;
@@ -228,7 +244,9 @@ timerhandle_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     Py_TRASHCAN_BEGIN(op, timerhandle_dealloc)
     assert(self->node.index == HEAP_NOT_QUEUED);
-    PyObject_ClearWeakRefs(op);
+    if (*handle_weakrefs(&self->base) != NULL) {
+        PyObject_ClearWeakRefs(op);
+    }
     (void)timerhandle_clear(op);
     LoopObject *loop = self->base.loop;
     loop->state->live_handles--;

@@ -188,6 +188,7 @@ loop_close_core(LoopObject *self)
     (void)err;
     uv_mutex_destroy(&self->inbox_lock);
     handle_free_spares(self);
+    Py_CLEAR(self->task_keywords);
     PyMem_RawFree(self->scratch);
     self->scratch = NULL;
 }
@@ -200,6 +201,7 @@ loop_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->module);
     Py_VISIT(self->thread_id);
     Py_VISIT(self->task_factory);
+    Py_VISIT(self->task_keywords);
     Py_VISIT(self->current_handle);
     const Ring *rings[2] = {&self->ready, &self->inbox};
     for (size_t r = 0; r < Py_ARRAY_LENGTH(rings); r++) {
@@ -226,6 +228,7 @@ loop_clear(PyObject *op)
     }
     Py_CLEAR(self->thread_id);
     Py_CLEAR(self->task_factory);
+    Py_CLEAR(self->task_keywords);
     Py_CLEAR(self->current_handle);
     return 0; /* module stays until dealloc: it owns *state */
 }

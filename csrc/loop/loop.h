@@ -53,6 +53,7 @@ struct LoopObject {
     PyObject *thread_id;      /* int or NULL for None: the running thread's */
     unsigned long thread_ident; /* thread_id as a number, 0 when not running */
     PyObject *task_factory;   /* strong or NULL for None */
+    PyObject *task_keywords;  /* strong or NULL: tasks.c */
     PyObject *current_handle; /* strong or NULL: debug mode only */
 
     uint8_t type_overrides;     /* OVERRIDE_*: by the type, looked at when a run starts */

@@ -5,11 +5,36 @@
 
 #include <string.h>
 
+/* {"loop": self}, the keywords of every Future and Task: made once, because a vectorcall
+ * would make a dict of them each time (the types take a dict). Borrowed, or NULL. Whoever
+ * gets it only reads it: a Python subclass's **kwargs is a copy. */
+static PyObject *
+tasks_keywords(LoopObject *self)
+{
+    if (self->task_keywords == NULL) {
+        self->task_keywords = Py_BuildValue("{OO}", self->state->str_loop, self);
+    }
+    return self->task_keywords;
+}
+
 static PyObject *
 tasks_new_future(LoopObject *self)
 {
-    PyObject *args[1] = {(PyObject *)self};
-    return PyObject_Vectorcall(self->state->Future, args, 0, self->state->kwnames_loop);
+    PyObject *keywords = tasks_keywords(self);
+    return keywords != NULL
+               ? PyObject_Call(self->state->Future, self->state->empty_tuple, keywords)
+               : NULL;
+}
+
+static PyObject *
+tasks_new_plain_task(LoopObject *self, PyObject *coro)
+{
+    PyObject *keywords = tasks_keywords(self);
+    PyObject *args = keywords != NULL ? PyTuple_Pack(1, coro) : NULL;
+    PyObject *task =
+        args != NULL ? PyObject_Call(self->state->Task, args, keywords) : NULL;
+    Py_XDECREF(args);
+    return task;
 }
 
 /* For C code: through the overridden method where there is one. */
@@ -69,14 +94,13 @@ tasks_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (loop_check_closed(self) < 0) {
         return NULL;
     }
+    if (nkw == 0) {
+        return tasks_new_plain_task(self, args[0]);
+    }
     /* Task(coro, loop=self, **kwargs) */
     PyObject *values[2 + CREATE_TASK_KEYWORDS];
     values[0] = args[0];
     values[1] = (PyObject *)self;
-    if (nkw == 0) {
-        return PyObject_Vectorcall(self->state->Task, values, 1,
-                                   self->state->kwnames_loop);
-    }
     PyObject *names = PyTuple_New(nkw + 1);
     if (names == NULL) {
         return NULL;
