@@ -471,7 +471,7 @@ static PyMethodDef coro_methods[] = {
      "send($self, value, /)\n--\n\n"
      "Run until the coroutine waits, and return what it yields; PEP 492."},
     {"throw", (PyCFunction)(void (*)(void))coro_throw, METH_FASTCALL,
-     "throw(type[, value[, traceback]])\n\n"
+     "throw($self, type, value=None, traceback=None, /)\n--\n\n"
      "Raise an exception where the coroutine waits, and go on as send(); PEP 492."},
     {"close", coro_close, METH_NOARGS,
      "close($self, /)\n--\n\nEnd the coroutine where it waits; PEP 492."},

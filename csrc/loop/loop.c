@@ -480,20 +480,20 @@ static PyGetSetDef loop_getsets[] = {
 
 static PyMethodDef loop_methods[] = {
     {"call_soon", FASTCALL(handle_call_soon), KEYWORDS,
-     "call_soon($self, callback, /, *args, context=None)\n--\n\n"
+     "call_soon($self, callback, *args, context=None)\n--\n\n"
      "Schedule callback(*args) for the next iteration; return its Handle.\n\n"
      "Raises RuntimeError when the loop is closed. As asyncio's loop.call_soon()."},
     {"call_later", FASTCALL(timers_call_later), KEYWORDS,
-     "call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
+     "call_later($self, delay, callback, *args, context=None)\n--\n\n"
      "Schedule callback(*args) in delay seconds; return its TimerHandle.\n\n"
      "Never early. Raises TypeError for a delay that is no number and ValueError for\n"
      "NaN. As asyncio's loop.call_later()."},
     {"call_at", FASTCALL(timers_call_at), KEYWORDS,
-     "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
+     "call_at($self, when, callback, *args, context=None)\n--\n\n"
      "Schedule callback(*args) at the time when, in seconds of time(); return its\n"
      "TimerHandle. As asyncio's loop.call_at()."},
     {"call_soon_threadsafe", FASTCALL(threadsafe_call_soon), KEYWORDS,
-     "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
+     "call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n"
      "Like call_soon(), from any thread; wakes the loop. As asyncio's."},
     {"time", loop_time, METH_NOARGS,
      "time($self, /)\n--\n\n"
@@ -509,7 +509,7 @@ static PyMethodDef loop_methods[] = {
     {"create_future", tasks_create_future, METH_NOARGS,
      "create_future($self, /)\n--\n\nReturn a new asyncio.Future of this loop."},
     {"create_task", FASTCALL(tasks_create_task), KEYWORDS,
-     "create_task($self, coro, /, **kwargs)\n--\n\n"
+     "create_task($self, coro, **kwargs)\n--\n\n"
      "Schedule a coroutine; return its asyncio.Task.\n\n"
      "Keyword arguments are those of this Python's asyncio (name, context, ...)."},
     {"add_reader", FASTCALL(fd_add_reader), METH_FASTCALL,
