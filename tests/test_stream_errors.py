@@ -175,9 +175,10 @@ async def test_a_callback_that_raises_ends_the_connection(loop, place):
         assert protocol.count("connection_lost") == 1
 
 
-@pytest.mark.parametrize("error", [OSError("from the program"), ConnectionResetError()])
+@pytest.mark.parametrize("kind", [OSError, ConnectionResetError])
 @on_loop
-async def test_an_os_error_out_of_data_received_is_not_reported(loop, error):
+async def test_an_os_error_out_of_data_received_is_not_reported(loop, kind):
+    error = kind("from the program")
     async with connected() as (_, protocol, peer):
 
         def fail(name):

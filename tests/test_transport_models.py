@@ -76,6 +76,7 @@ class Program:
         self.received_bytes = 0
         self.sent = 0
         self.peer_sent = 0
+        self.activity = 0
 
     def protocol(self, name):
         """A recorder whose calls go into the trace."""
@@ -83,6 +84,7 @@ class Program:
         protocol.keep_open = self.keep_open
 
         def seen(call):
+            self.activity += 1
             if call == "connection_made":
                 self.transport = protocol.transport
             last = protocol.calls[-1]
@@ -227,13 +229,20 @@ class Program:
         except OSError as exc:
             self.trace.append(("peer", type(exc)))
 
+    async def let_run(self):
+        """Run until nothing more happens: how much is read at once differs."""
+        before = -1
+        while before != self.activity:
+            before = self.activity
+            await settle(self.loop)
+
     async def read_everything(self):
         """Read until nothing more comes."""
         before = -1
         while before != self.received_bytes:
             before = self.received_bytes
             self.do_peer_reads()
-            await settle(self.loop, 2)
+            await self.let_run()
 
     async def run(self, steps):
         near, self.peer = socket.socketpair()
@@ -244,7 +253,7 @@ class Program:
         assert (await made)[0] is self.transport
         for step in steps:
             if step == "let run":
-                await settle(self.loop)
+                await self.let_run()
             elif step == "peer reads":
                 await self.read_everything()
                 self.trace.append(("peer", "has", self.received_bytes))
