@@ -184,8 +184,8 @@ def nothing_left(request, asyncio_log):
     if request.node.stash.get(FAILED, False):
         return  # its traceback keeps everything alive
     request.node.funcargs.clear()  # pytest holds the fixtures' values, the loop too
-    support.collect()
     left = left_threads(threads, native)
+    support.collect()  # after the threads: what one holds is not free before it ends
     left += left_descriptors(descriptors)
     left += [
         f"{after - counts.get(kind, 0)} of {kind!r} in the C core"
