@@ -23,12 +23,15 @@ from pyloop import _core
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
 __all__ = ["Loop"]
 
+# Names of asyncio's that its published types leave out or narrow.
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
 _SelectorLoop: Any = selector_events.BaseSelectorEventLoop
+_base_events: Any = base_events
+_sslproto: Any = sslproto
 
 # The 3.13 releases and some later bug fixes of others take debug=.
 _FORMAT_TAKES_DEBUG = (
@@ -39,13 +42,22 @@ _FORMAT_TAKES_DEBUG = (
 class Loop(_core.Loop, asyncio.BaseEventLoop):
     """An asyncio event loop on pyloop's C core.
 
-    Takes no arguments. Raises OSError when the system refuses the loop's descriptors and
-    ValueError when PYLOOP_POLLER names no way of watching descriptors. Everything that
-    asyncio documents for ``asyncio.AbstractEventLoop`` of the running Python version
-    holds; see docs/compatibility.md for what is missing and what differs.
+    Takes no arguments. Raises OSError when the system refuses the loop's descriptors,
+    and ValueError when PYLOOP_POLLER names no way of watching descriptors. Everything
+    that asyncio documents for ``asyncio.AbstractEventLoop`` of the running Python
+    version holds; see docs/compatibility.md for what is missing and what differs.
     """
 
     _unix_server_sockets: dict[Any, int]
+
+    if TYPE_CHECKING:  # of asyncio's class, which its published types leave out
+        _internal_fds: int
+
+        def _check_closed(self) -> None: ...
+        def _check_running(self) -> None: ...
+        def _set_coroutine_origin_tracking(self, enabled: bool) -> None: ...
+        def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[Any, Any]) -> None: ...
+        def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None: ...
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,13 +124,14 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
 
     # -- signals: asyncio's Unix loop, over a socket pair ---------------------
 
-    add_signal_handler = _UnixLoop.add_signal_handler
-    remove_signal_handler = _UnixLoop.remove_signal_handler
+    if not TYPE_CHECKING:  # the types of asyncio's class are theirs
+        add_signal_handler = _UnixLoop.add_signal_handler
+        remove_signal_handler = _UnixLoop.remove_signal_handler
     _check_signal = _UnixLoop._check_signal
     _handle_signal = _UnixLoop._handle_signal
 
     def _read_signals(self) -> None:
-        """Take the numbers of arrived signals; schedule the handlers of those with one."""
+        """Take the numbers of arrived signals; schedule what handles them."""
         with contextlib.suppress(BlockingIOError, InterruptedError):
             while data := self._ssock.recv(4096):
                 for signum in data:
@@ -127,8 +140,9 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
 
     # -- transports ----------------------------------------------------------------
 
-    create_unix_connection = _UnixLoop.create_unix_connection
-    create_unix_server = _UnixLoop.create_unix_server
+    if not TYPE_CHECKING:  # as above
+        create_unix_connection = _UnixLoop.create_unix_connection
+        create_unix_server = _UnixLoop.create_unix_server
 
     def _make_ssl_transport(
         self,
@@ -146,7 +160,7 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
     ) -> asyncio.Transport:
         """TLS by asyncio's sslproto over our socket transport."""
         self._ensure_fd_no_transport(rawsock)
-        ssl_protocol = sslproto.SSLProtocol(
+        ssl_protocol = _sslproto.SSLProtocol(
             self,
             protocol,
             sslcontext,
@@ -158,7 +172,8 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
         self._make_socket_transport(
             rawsock, ssl_protocol, extra=extra, server=server, context=context
         )
-        return ssl_protocol._app_transport  # type: ignore[no-any-return]
+        transport: asyncio.Transport = ssl_protocol._app_transport
+        return transport
 
     _accept_connection2 = _SelectorLoop._accept_connection2
 
@@ -193,7 +208,7 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
     def _stop_serving(self, sock: socket.socket) -> None:
         """Close a listening socket; from 3.13 with the file that is its address.
 
-        As asyncio's Unix loop: the file goes only if it is still the one that was bound.
+        As asyncio's Unix loop: the file goes only if it still is what was bound.
         """
         inode = self._unix_server_sockets.pop(sock, None)
         path = sock.getsockname() if inode is not None else None
@@ -228,7 +243,7 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
     def _log_slow_callback(self, subject: Any, seconds: float) -> None:
         """Debug mode: a callback ran for slow_callback_duration seconds or longer."""
         if isinstance(subject, asyncio.Handle):
-            text = base_events._format_handle(subject)
+            text = _base_events._format_handle(subject)
         else:
             text = repr(subject)
         logger.warning("Executing %s took %.3f seconds", text, seconds)

@@ -29,14 +29,16 @@ def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
     """Run a coroutine on a new pyloop loop and return its result; as ``asyncio.run()``.
 
     debug: the loop's debug mode; None leaves it to PYTHONASYNCIODEBUG and ``-X dev``.
-    Raises what main raises, ValueError when main is no coroutine, and RuntimeError when a
-    loop runs in this thread already.
+    Raises what main raises, ValueError when main is no coroutine, and RuntimeError when
+    a loop runs in this thread already.
     """
     if sys.version_info >= (3, 12):
         return asyncio.run(main, debug=debug, loop_factory=new_event_loop)
     if sys.version_info >= (3, 11):
         if asyncio._get_running_loop() is not None:
-            raise RuntimeError("asyncio.run() cannot be called from a running event loop")
+            raise RuntimeError(
+                "asyncio.run() cannot be called from a running event loop"
+            )
         with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
             return runner.run(main)
     return _run_310(main, debug)
@@ -53,13 +55,14 @@ def _run_310(main: Coroutine[Any, Any, _T], debug: bool | None) -> _T:
 
 
 def _policy_base() -> Any:
-    """asyncio's default policy class, without the warning that 3.14 gives for its name."""
+    """asyncio's default policy class, without the warning that 3.14 gives for it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         from asyncio import events
 
-        base = getattr(events, "_BaseDefaultEventLoopPolicy", None)
-        return base if base is not None else events.BaseDefaultEventLoopPolicy
+        if sys.version_info >= (3, 14):
+            return events._BaseDefaultEventLoopPolicy
+        return events.BaseDefaultEventLoopPolicy
 
 
 if TYPE_CHECKING:
@@ -93,10 +96,9 @@ class EventLoopPolicy(_Base):
 def install() -> None:
     """Make pyloop the loop of asyncio.run(), new_event_loop() and what builds on them.
 
-    Call it once, before a loop is made. It sets the event loop policy, as long as Python
-    has policies (up to 3.15).
+    Call it once, before a loop is made. It sets the event loop policy, as long as
+    Python has policies (up to 3.15).
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         asyncio.set_event_loop_policy(EventLoopPolicy())
-
