@@ -116,8 +116,10 @@ class Program:
             # abort() after a close() that had to wait is an AttributeError.
             return step not in ("abort", "writelines", "writelines twice")
         if step.startswith("writelines"):
-            # From 3.12 writelines() knows neither closing nor lost connections.
-            return not closing
+            # From 3.12 writelines() knows neither closing nor lost connections, and
+            # tries to send although there is a queue.
+            gone = self.peer.fileno() < 0
+            return not (closing or (gone and self.transport.get_write_buffer_size()))
         if step in ("pause", "resume"):
             # After eof_received() returned true, asyncio tells the end again.
             return not any(entry[1] == "eof_received" for entry in self.trace)
