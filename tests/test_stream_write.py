@@ -23,10 +23,9 @@ from streamkit import (
     settle,
 )
 
-EOF_ERROR = "Cannot call write\\(\\) after write_eof\\(\\)"
-EOF_ERROR_LINES = (
-    EOF_ERROR if PY < (3, 12) else "Cannot call writelines\\(\\) after write_eof\\(\\)"
-)
+EOF_ERROR = r"Cannot call write\(\) after write_eof\(\)"
+# asyncio before 3.12 names write() here too.
+EOF_ERROR_LINES = r"Cannot call write(lines)?\(\) after write_eof\(\)"
 
 
 # -- at once -------------------------------------------------------------------------

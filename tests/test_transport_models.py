@@ -136,7 +136,9 @@ class Program:
         try:
             result = method()
         except Exception as exc:
-            self.trace.append(("", step, type(exc), str(exc)))
+            # asyncio before 3.12 names write() where writelines() was called.
+            text = str(exc).replace("writelines()", "write()")
+            self.trace.append(("", step, type(exc), text))
         else:
             assert result is None
         transport = self.transport
