@@ -60,15 +60,16 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
         def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None: ...
 
     def __init__(self) -> None:
-        super().__init__()
-        self._signal_handlers: dict[int, asyncio.Handle] = {}
-        self._unix_server_sockets = {}
-        # Signals wake the loop by it: Python's C handler writes their numbers.
+        # Signals wake the loop by it: Python's C handler writes their numbers. First,
+        # because it may fail: a loop is open, and to be closed, from super() on.
         self._ssock, self._csock = socket.socketpair()
+        super().__init__()
         self._ssock.setblocking(False)
         self._csock.setblocking(False)
         self._internal_fds += 1
         self._add_reader(self._ssock.fileno(), self._read_signals)
+        self._signal_handlers: dict[int, asyncio.Handle] = {}
+        self._unix_server_sockets = {}
 
     # -- running ------------------------------------------------------------------
 

@@ -94,8 +94,9 @@ args_parse_call_keywords(const ArgsCallSpec *spec, PyObject *str_context,
 }
 
 int
-args_parse_call(const ArgsCallSpec *spec, PyObject *str_context, PyObject *const *args,
-                Py_ssize_t nargs, PyObject *kwnames, ArgsCall *call)
+args_parse_call_general(const ArgsCallSpec *spec, PyObject *str_context,
+                        PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                        ArgsCall *call)
 {
     Py_ssize_t given = nargs < spec->leading ? nargs : spec->leading;
     call->leading[0] = given > 0 ? args[0] : NULL;

@@ -33,9 +33,30 @@ typedef struct {
     PyObject *context; /* borrowed; NULL when absent or None */
 } ArgsCall;
 
-/* 0, or -1 with TypeError. */
-int args_parse_call(const ArgsCallSpec *spec, PyObject *str_context, PyObject *const *args,
-                    Py_ssize_t nargs, PyObject *kwnames, ArgsCall *call);
+/* Any form of call. 0, or -1 with TypeError. */
+int args_parse_call_general(const ArgsCallSpec *spec, PyObject *str_context,
+                            PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                            ArgsCall *call);
+
+/* The usual forms, all positional or with context= alone, without a function call. */
+static inline int
+args_parse_call(const ArgsCallSpec *spec, PyObject *str_context, PyObject *const *args,
+                Py_ssize_t nargs, PyObject *kwnames, ArgsCall *call)
+{
+    bool plain = kwnames == NULL;
+    bool with_context = !plain && PyTuple_GET_SIZE(kwnames) == 1 &&
+                        PyTuple_GET_ITEM(kwnames, 0) == str_context &&
+                        PyContext_CheckExact(args[nargs]);
+    if (nargs < spec->leading || !(plain || with_context)) {
+        return args_parse_call_general(spec, str_context, args, nargs, kwnames, call);
+    }
+    call->leading[0] = args[0];
+    call->leading[1] = spec->leading > 1 ? args[1] : NULL;
+    call->rest = args + spec->leading;
+    call->nrest = nargs - spec->leading;
+    call->context = with_context ? args[nargs] : NULL;
+    return 0;
+}
 
 /* An int or an object with fileno(); -1 with asyncio's ValueError or the object's error. */
 int args_descriptor(PyObject *str_fileno, PyObject *fileobj);

@@ -297,18 +297,22 @@ fds_init(LoopObject *loop)
 }
 
 void
+fds_drop_all(LoopObject *loop)
+{
+    /* Dropping an owner may run Python, which finds the loop closed: nothing is added. */
+    for (size_t fd = 0; fd < loop->fds.capacity; fd++) {
+        fds_forget(loop, (int)fd);
+    }
+}
+
+void
 fds_close(LoopObject *loop)
 {
     FdTable *table = &loop->fds;
-    if (table->poller == NULL) {
-        return;
+    if (table->poller != NULL) {
+        table->poller->close(loop);
+        table->poller = NULL;
     }
-    /* Dropping an owner may run Python, which finds the loop closed: nothing is added. */
-    for (size_t fd = 0; fd < table->capacity; fd++) {
-        fds_forget(loop, (int)fd);
-    }
-    table->poller->close(loop);
-    table->poller = NULL;
     free(table->entries);
     table->entries = NULL;
     table->capacity = 0;

@@ -72,7 +72,9 @@ extern const FdPoller fds_epoll_poller;
 extern const FdPoller fds_uvpoll_poller;
 
 int fds_init(LoopObject *loop);
-/* Drops every owner. After it nothing is watched; the table stays usable for asserts. */
+/* Drops every owner: nothing is watched any more. */
+void fds_drop_all(LoopObject *loop);
+/* After fds_drop_all: ends the poller and frees the table. */
 void fds_close(LoopObject *loop);
 
 /* NULL when fd was never watched. Valid until the next call that may watch. */

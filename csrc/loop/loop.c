@@ -128,6 +128,7 @@ loop_open(LoopObject *self)
         goto fail_fds;
     }
     self->phase = LOOP_OPEN;
+    self->uv_open = true;
     return 0;
 fail_fds:
     uv_close((uv_handle_t *)&self->waker, NULL);
@@ -153,6 +154,8 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     }
     self->module = Py_NewRef(module);
     self->state = state_of_module(module);
+    self->closed = true; /* until BaseEventLoop.__init__ says otherwise: one whose
+                          * __init__ failed is nobody's to close */
     self->poll_every_tick = loop_env_flag("PYLOOP_POLL_EVERY_TICK", false);
     self->hold_writes = loop_env_flag("PYLOOP_HOLD_WRITES", true);
     if (loop_open(self) < 0) {
@@ -165,14 +168,12 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     return (PyObject *)self;
 }
 
-/* Drops everything the loop holds and closes libuv's loop. Idempotent. */
+/* Drops what is queued, timed and watched, and refuses more. Idempotent. Runs Python (what
+ * it drops may have finalizers), which finds a closed loop. Never calls libuv's loop. */
 static void
-loop_close_core(LoopObject *self)
+loop_drop_work(LoopObject *self)
 {
-    if (self->phase != LOOP_OPEN) {
-        return;
-    }
-    self->closed = true; /* whatever runs below finds a closed loop */
+    self->closed = true;
     self->phase = LOOP_CLOSED;
     Ring ready = self->ready;
     self->ready = (Ring){0};
@@ -180,17 +181,28 @@ loop_close_core(LoopObject *self)
     ring_free(&ready);
     timers_drop_all(self);
     threadsafe_drop_inbox(self);
-    fds_close(self);
-    uv_close((uv_handle_t *)&self->waker, NULL);
-    (void)uv_run(&self->uv, UV_RUN_DEFAULT); /* only closing handles: cannot wait */
-    int err = uv_loop_close(&self->uv);
-    assert(err == 0);
-    (void)err;
-    uv_mutex_destroy(&self->inbox_lock);
-    handle_free_spares(self);
+    fds_drop_all(self);
     Py_CLEAR(self->task_keywords);
-    PyMem_RawFree(self->scratch);
-    self->scratch = NULL;
+}
+
+/* From LOOP_OPEN to LOOP_CLOSED, the system's part included. */
+static void
+loop_close_core(LoopObject *self)
+{
+    if (self->uv_open) {
+        loop_drop_work(self);
+        self->uv_open = false;
+        fds_close(self);
+        uv_close((uv_handle_t *)&self->waker, NULL);
+        (void)uv_run(&self->uv, UV_RUN_DEFAULT); /* only closing handles: cannot wait */
+        int err = uv_loop_close(&self->uv);
+        assert(err == 0);
+        (void)err;
+        uv_mutex_destroy(&self->inbox_lock);
+        handle_free_spares(self);
+        PyMem_RawFree(self->scratch);
+        self->scratch = NULL;
+    }
 }
 
 static int
@@ -224,7 +236,7 @@ loop_clear(PyObject *op)
     LoopObject *self = (LoopObject *)op;
     /* Abandoned with work queued: what the collector found may hold us in a cycle. */
     if (self->phase == LOOP_OPEN) {
-        loop_close_core(self);
+        loop_drop_work(self);
     }
     Py_CLEAR(self->thread_id);
     Py_CLEAR(self->task_factory);
@@ -240,6 +252,7 @@ loop_dealloc(PyObject *op)
     PyTypeObject *tp = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     (void)loop_clear(op);
+    loop_close_core(self);
     if (self->counted) {
         self->state->live_loops--;
     }

@@ -23,9 +23,9 @@
 #include <assert.h>
 #include <uv.h>
 
-/*  LOOP_NEW  -> LOOP_OPEN    [loop_new]    libuv loop, waker, poller exist
- *  LOOP_OPEN -> LOOP_CLOSED  [loop_close_core]  no handle, timer, watch is held; libuv's loop
- *                                               is closed
+/*  LOOP_NEW  -> LOOP_OPEN    [loop_open]       libuv's loop, waker and poller exist
+ *  LOOP_OPEN -> LOOP_CLOSED  [loop_drop_work]  no handle, timer or watch is held any more;
+ *                                              close() and dealloc end libuv's loop as well
  *  LOOP_NEW is seen only inside loop_new and by the dealloc of what it could not finish. */
 typedef enum { LOOP_NEW, LOOP_OPEN, LOOP_CLOSED } LoopPhase;
 
@@ -44,6 +44,7 @@ struct LoopObject {
     PyObject *module;   /* strong; visited; dropped only in dealloc (it owns *state) */
     PyloopState *state; /* borrowed from module */
     LoopPhase phase;
+    bool uv_open;       /* uv, waker, poller, inbox_lock exist: until loop_close_core */
     bool counted;       /* in state->live_loops */
 
     /* Flags that asyncio keeps as attributes of the same name (getsets in loop.c). */

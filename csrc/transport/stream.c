@@ -406,10 +406,14 @@ stream_force_close_method(PyObject *op, PyObject *exc)
     Py_RETURN_NONE;
 }
 
+/* StreamWriter.drain() looks here, and may return without giving up its callback: what it
+ * promises to have offered to the kernel must not be held. */
 static PyObject *
 stream_is_closing(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(((StreamObject *)op)->phase >= STREAM_CLOSING);
+    StreamObject *self = (StreamObject *)op;
+    stream_release_held(self);
+    return PyBool_FromLong(self->phase >= STREAM_CLOSING);
 }
 
 static PyObject *
@@ -423,6 +427,7 @@ static PyObject *
 stream_pause_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     StreamObject *self = (StreamObject *)op;
+    stream_release_held(self);
     if (self->phase < STREAM_CLOSING && !self->paused) {
         self->paused = true;
         stream_unwatch_reading(self);
