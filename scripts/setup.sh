@@ -203,11 +203,13 @@ need_venv() {
         pip_install 'setuptools>=77' 'tomli; python_version < "3.11"'
         printf '%s\n' "$base" >"$venv/base"
     fi
-    wanted=$(cksum <"$root/pyproject.toml")
+    programs=$root/tests/compat/requirements.txt
+    wanted=$(cat "$root/pyproject.toml" "$programs" | cksum)
     for extra in "$@"; do
         [ "$(cat "$venv/extra-$extra" 2>/dev/null)" = "$wanted" ] && continue
         say "installing the requirements of '$extra' for Python $python_version"
         "$venv_python" "$root/scripts/requirements.py" "$extra" >"$venv/requirements.txt"
+        [ "$extra" != test ] || printf -- '-r %s\n' "$programs" >>"$venv/requirements.txt"
         pip_install -r "$venv/requirements.txt"
         printf '%s\n' "$wanted" >"$venv/extra-$extra"
     done
