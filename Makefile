@@ -6,7 +6,7 @@ PYTHON ?=
 ARGS ?=
 export PYTHON
 
-TASKS = build test demo debug asan bench lint fmt clean help
+TASKS = setup build test demo debug asan lint fmt bench clean help
 
 .DEFAULT_GOAL = help
 .PHONY: $(TASKS)

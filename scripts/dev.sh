@@ -2,11 +2,12 @@
 # Every task of the project: sh scripts/dev.sh TASK [ARGUMENTS]. The Makefile calls it;
 # it needs nothing but a POSIX shell, Python >= 3.10 and (as root) a package manager.
 #
-#   build   the extension, in place            debug   asserts build and the test suite
-#   test    build and run the test suite       asan    the same with sanitizers
-#   demo    crawl a site, asyncio and pyloop   bench   compare loops
+#   setup   packages and the environment       build   the extension, in place
+#   test    build and run the test suite       demo    crawl a site on asyncio and pyloop
+#   debug   the suite on a build with asserts  asan    the suite on a sanitizers' build
 #   lint    check style and types              fmt     apply the style
-#   python  run the environment's Python       clean   remove everything built
+#   bench   compare loops                      python  run the environment's Python
+#   clean   remove everything built
 #
 # PYTHON=python3.12 chooses the interpreter; ARGUMENTS go to pytest, the demo or bench.
 set -eu
@@ -97,6 +98,10 @@ c_files() {
 }
 
 case $task in
+setup)
+    prepare test demo
+    want_wrk
+    ;;
 build)
     prepare
     build_in "$root"
