@@ -26,7 +26,8 @@ module_exec(PyObject *module)
     }
     for (size_t i = 0; i < Py_ARRAY_LENGTH(type_table); i++) {
         PyTypeObject *type = type_table[i].create(module);
-        *(PyTypeObject **)((char *)state + type_table[i].offset) = type; /* state owns it */
+        /* state owns it */
+        *(PyTypeObject **)((char *)state + type_table[i].offset) = type;
         if (type == NULL || PyModule_AddType(module, type) < 0) {
             return -1; /* module_clear drops what was made */
         }
@@ -62,8 +63,7 @@ module_debug_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
     };
     for (size_t i = 0; stats != NULL && i < Py_ARRAY_LENGTH(counters); i++) {
         PyObject *count = PyLong_FromSsize_t(counters[i].count);
-        if (count == NULL ||
-            PyDict_SetItemString(stats, counters[i].name, count) < 0) {
+        if (count == NULL || PyDict_SetItemString(stats, counters[i].name, count) < 0) {
             Py_CLEAR(stats);
         }
         Py_XDECREF(count);
@@ -80,9 +80,7 @@ static PyMethodDef module_methods[] = {
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, (void *)module_exec},
-    PYLOOP_SLOT_INTERPRETERS
-    PYLOOP_SLOT_GIL(Py_MOD_GIL_USED)
-    {0, NULL},
+    PYLOOP_SLOT_INTERPRETERS PYLOOP_SLOT_GIL(Py_MOD_GIL_USED){0, NULL},
 };
 
 PyModuleDef pyloop_module_def = {

@@ -270,7 +270,8 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
             self._signal_handlers.clear()
         for signum in list(self._signal_handlers):
             self.remove_signal_handler(signum)
-        self._remove_reader(self._ssock.fileno())
+        if self._ssock.fileno() >= 0:  # else the collector finalised it before us
+            self._remove_reader(self._ssock.fileno())
         self._ssock.close()
         self._csock.close()
         self._internal_fds -= 1

@@ -34,8 +34,9 @@ args_parse(const ArgsSpec *spec, PyObject *const *args, Py_ssize_t nargs,
         PyObject *name = PyTuple_GET_ITEM(kwnames, i);
         Py_ssize_t index = args_index_of(spec, name);
         if (index < 0) {
-            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'",
-                         spec->function, name);
+            PyErr_Format(PyExc_TypeError,
+                         "%s() got an unexpected keyword argument '%U'", spec->function,
+                         name);
             return -1;
         }
         if (out[index] != NULL) {
@@ -104,8 +105,8 @@ args_parse_call_general(const ArgsCallSpec *spec, PyObject *str_context,
     call->rest = args + given;
     call->nrest = nargs - given;
     call->context = NULL;
-    if (kwnames != NULL && args_parse_call_keywords(spec, str_context, args + nargs,
-                                                    kwnames, call) < 0) {
+    if (kwnames != NULL &&
+        args_parse_call_keywords(spec, str_context, args + nargs, kwnames, call) < 0) {
         return -1;
     }
     for (Py_ssize_t i = 0; i < spec->leading; i++) {

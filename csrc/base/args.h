@@ -22,7 +22,7 @@ int args_parse(const ArgsSpec *spec, PyObject *const *args, Py_ssize_t nargs,
 /* A call of a scheduling method: its leading arguments, then the callback's own. */
 typedef struct {
     const char *function;
-    const char *const *names; /* of the leading arguments, the callback being the last */
+    const char *const *names; /* of the leading arguments; the last is the callback */
     Py_ssize_t leading;       /* 1 or 2 */
 } ArgsCallSpec;
 

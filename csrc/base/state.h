@@ -139,7 +139,7 @@ typedef struct {
     PYLOOP_IMPORTS(X)
 #undef X
     PyObject *empty_tuple;
-    PyObject *original_getaddrinfo;    /* socket.getaddrinfo as it was at import */
+    PyObject *original_getaddrinfo; /* socket.getaddrinfo as it was at import */
     PyObject *original_getnameinfo;
 #define X(n) Py_ssize_t live_##n;
     PYLOOP_COUNTERS(X)

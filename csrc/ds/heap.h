@@ -22,8 +22,8 @@ typedef struct {
 } HeapNode;
 
 typedef struct {
-    double deadline; /* copies of the node's keys: comparing touches no other cache line */
-    uint64_t sequence;
+    double deadline;   /* copies of the node's keys, so that comparing */
+    uint64_t sequence; /* touches no other cache line */
     HeapNode *node;
 } HeapItem;
 

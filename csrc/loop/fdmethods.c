@@ -59,8 +59,8 @@ fd_add(LoopObject *self, unsigned int direction, const char *function,
 {
     PyObject *replaced;
     if (nargs < 2) {
-        PyErr_Format(PyExc_TypeError, "%s() missing required arguments: 'fd' and 'callback'",
-                     function);
+        PyErr_Format(PyExc_TypeError,
+                     "%s() missing required arguments: 'fd' and 'callback'", function);
         return NULL;
     }
     int fd = args_descriptor(self->state->str_fileno, args[0]);

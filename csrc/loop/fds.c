@@ -110,7 +110,8 @@ fds_watch(LoopObject *loop, int fd, unsigned int direction, FdCallback ready,
              * one does not wait for this one. */
             stale = other->owner;
             *other = (FdSlot){NULL, NULL};
-            (void)loop->fds.poller->arm(loop, fd, entry, direction); /* was just armed */
+            /* Cannot fail: it was armed just now, for more. */
+            (void)loop->fds.poller->arm(loop, fd, entry, direction);
         }
     }
     PyObject *old_identity = NULL;
@@ -123,7 +124,8 @@ fds_watch(LoopObject *loop, int fd, unsigned int direction, FdCallback ready,
     *replaced = slot->owner;
     slot->owner = Py_NewRef(owner);
     slot->ready = ready;
-    entry->pending &= (uint8_t)~direction; /* what was ready was so for the former owner */
+    /* What was ready was so for the former owner. */
+    entry->pending &= (uint8_t)~direction;
     Py_XDECREF(old_identity);
     Py_XDECREF(stale);
     return 0;

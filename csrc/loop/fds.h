@@ -31,10 +31,10 @@ typedef struct {
 } FdSlot;
 
 typedef struct {
-    FdSlot slots[2];      /* [0] reading, [1] writing */
-    PyObject *identity;   /* strong or NULL: whose registration `armed` is (a weakref) */
-    PyObject *transport;  /* borrowed or NULL: the transport that owns the descriptor */
-    void *poller_data;    /* of fds_uvpoll.c */
+    FdSlot slots[2];     /* [0] reading, [1] writing */
+    PyObject *identity;  /* strong or NULL: whose registration `armed` is (a weakref) */
+    PyObject *transport; /* borrowed or NULL: the transport that owns the descriptor */
+    void *poller_data;   /* of fds_uvpoll.c */
     uint32_t generation;
     uint8_t armed;   /* FD_* that the kernel watches for us */
     uint8_t pending; /* FD_* seen and not yet dispatched */
@@ -45,7 +45,7 @@ typedef struct FdPoller FdPoller;
 typedef struct {
     FdEntry *entries; /* indexed by descriptor */
     size_t capacity;
-    size_t watched;   /* entries with at least one owner: for debug_stats */
+    size_t watched; /* entries with at least one owner: for debug_stats */
     const FdPoller *poller;
     /* fds_epoll.c */
     int epfd;

@@ -55,9 +55,11 @@ static int
 epoll_add(FdTable *table, int fd, FdEntry *entry, uint32_t events)
 {
     uint32_t generation = entry->generation + 1; /* F3 */
-    int err = epoll_control(table, EPOLL_CTL_ADD, fd, epoll_data_of(fd, generation), events);
+    int err =
+        epoll_control(table, EPOLL_CTL_ADD, fd, epoll_data_of(fd, generation), events);
     if (err == EEXIST) { /* a duplicate of it is registered under this number */
-        err = epoll_control(table, EPOLL_CTL_MOD, fd, epoll_data_of(fd, generation), events);
+        err = epoll_control(table, EPOLL_CTL_MOD, fd, epoll_data_of(fd, generation),
+                            events);
     }
     if (err == 0) {
         entry->generation = generation;

@@ -92,8 +92,8 @@ handle_setup(HandleObject *self, PyObject *callback, PyObject *const *args,
 }
 
 HandleObject *
-handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
-           PyObject *context)
+handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args,
+           Py_ssize_t nargs, PyObject *context)
 {
     HandleObject *self = handle_alloc(loop);
     if (self == NULL) {
@@ -111,7 +111,8 @@ timerhandle_new(LoopObject *loop, PyObject *when, double deadline, PyObject *cal
                 PyObject *const *args, Py_ssize_t nargs, PyObject *context)
 {
     PyloopState *state = loop->state;
-    TimerHandleObject *self = PyObject_GC_New(TimerHandleObject, state->TimerHandleType);
+    TimerHandleObject *self =
+        PyObject_GC_New(TimerHandleObject, state->TimerHandleType);
     if (self == NULL) {
         return NULL;
     }
@@ -202,8 +203,8 @@ handle_dealloc(PyObject *op)
     PyTypeObject *tp = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     /* A chain of handles that hold each other as arguments is as deep as the user likes. */
-    Py_TRASHCAN_BEGIN(op, handle_dealloc)
-    if (*handle_weakrefs(self) != NULL) {
+    Py_TRASHCAN_BEGIN(op, handle_dealloc) if (*handle_weakrefs(self) != NULL)
+    {
         PyObject_ClearWeakRefs(op);
     }
     (void)handle_clear(op);
@@ -243,7 +244,7 @@ timerhandle_dealloc(PyObject *op)
     PyTypeObject *tp = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     Py_TRASHCAN_BEGIN(op, timerhandle_dealloc)
-    assert(self->node.index == HEAP_NOT_QUEUED);
+        assert(self->node.index == HEAP_NOT_QUEUED);
     if (*handle_weakrefs(&self->base) != NULL) {
         PyObject_ClearWeakRefs(op);
     }
@@ -291,9 +292,9 @@ handle_report(HandleObject *self)
     }
     /* Loop._report_callback_error (pyloop/_loop.py) words it as this asyncio does. */
     PyObject *exc = PyErr_GetRaisedException();
-    PyObject *done =
-        call_method2((PyObject *)self->loop, self->loop->state->str__report_callback_error,
-                     (PyObject *)self, exc);
+    PyObject *done = call_method2((PyObject *)self->loop,
+                                  self->loop->state->str__report_callback_error,
+                                  (PyObject *)self, exc);
     Py_DECREF(exc);
     Py_XDECREF(done);
     return done != NULL ? 0 : -1;
@@ -315,7 +316,8 @@ static PyObject *
 handle_call_tuple(HandleObject *self)
 {
     if (!PyTuple_Check(self->argv[1])) {
-        return PyErr_Format(PyExc_TypeError, "_args of a handle must be a tuple, not %s",
+        return PyErr_Format(PyExc_TypeError,
+                            "_args of a handle must be a tuple, not %s",
                             Py_TYPE(self->argv[1])->tp_name);
     }
     if (PyContext_Enter(self->context) < 0) {
@@ -337,8 +339,8 @@ handle_run(HandleObject *self)
     PyObject *result;
     self->running++;
     if (!self->args_in_tuple) {
-        result = call_in_context(self->context, self->callback, self->argv + 1,
-                                 self->nargs);
+        result =
+            call_in_context(self->context, self->callback, self->argv + 1, self->nargs);
     }
     else {
         result = handle_call_tuple(self);
@@ -512,7 +514,8 @@ handle_set_args(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 {
     HandleObject *self = (HandleObject *)op;
     if (self->running > 0) {
-        PyErr_SetString(PyExc_RuntimeError, "_args of a handle that runs cannot be set");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "_args of a handle that runs cannot be set");
         return -1;
     }
     PyObject *callback = Py_XNewRef(self->callback);
@@ -527,7 +530,8 @@ handle_set_args(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 static int
 handle_set_context(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 {
-    Py_XSETREF(((HandleObject *)op)->context, Py_NewRef(value != NULL ? value : Py_None));
+    Py_XSETREF(((HandleObject *)op)->context,
+               Py_NewRef(value != NULL ? value : Py_None));
     return 0;
 }
 
@@ -596,13 +600,15 @@ handle_check_call(LoopObject *loop, PyObject *callback, const char *method,
 }
 
 PyObject *
-handle_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+handle_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
 {
     static const char *const names[] = {"callback"};
     static const ArgsCallSpec spec = {"call_soon", names, 1};
     LoopObject *loop = (LoopObject *)op;
     ArgsCall call;
-    if (args_parse_call(&spec, loop->state->str_context, args, nargs, kwnames, &call) < 0 ||
+    if (args_parse_call(&spec, loop->state->str_context, args, nargs, kwnames, &call) <
+            0 ||
         handle_check_call(loop, call.leading[0], "call_soon", false) < 0) {
         return NULL;
     }
@@ -611,7 +617,8 @@ handle_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
     if (handle == NULL) {
         return NULL;
     }
-    if (loop_ready_push_steal(loop, (HandleObject *)Py_NewRef((PyObject *)handle)) < 0) {
+    if (loop_ready_push_steal(loop, (HandleObject *)Py_NewRef((PyObject *)handle)) <
+        0) {
         Py_DECREF(handle);
         return NULL;
     }
@@ -667,11 +674,11 @@ static PyMethodDef handle_methods[] = {
 };
 
 #define HANDLE_GETSETS                                                                 \
-    {"_callback", handle_get_callback, handle_set_callback, NULL, NULL},                              \
-        {"_args", handle_get_args, handle_set_args, NULL, NULL},                                  \
+    {"_callback", handle_get_callback, handle_set_callback, NULL, NULL},               \
+        {"_args", handle_get_args, handle_set_args, NULL, NULL},                       \
         {"_cancelled", handle_get_cancelled, NULL, NULL, NULL},                        \
         {"_loop", handle_get_loop, NULL, NULL, NULL},                                  \
-        {"_context", handle_get_context_attr, handle_set_context, NULL, NULL},                       \
+        {"_context", handle_get_context_attr, handle_set_context, NULL, NULL},         \
         {"_source_traceback", handle_get_traceback, handle_set_traceback, NULL, NULL}, \
         {"_repr", handle_get_repr, handle_set_repr, NULL, NULL},
 
@@ -693,7 +700,8 @@ static PyType_Slot handle_slots[] = {
 static PyType_Spec handle_spec = {
     .name = "pyloop._core.Handle",
     .basicsize = sizeof(HandleObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = handle_slots,
 };
 
@@ -733,7 +741,8 @@ static PyType_Slot timerhandle_slots[] = {
 static PyType_Spec timerhandle_spec = {
     .name = "pyloop._core.TimerHandle",
     .basicsize = sizeof(TimerHandleObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = timerhandle_slots,
 };
 

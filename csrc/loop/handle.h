@@ -12,22 +12,23 @@
 #include "loop/loop.h"
 
 enum {
-    HANDLE_INHERITED = 10, /* asyncio.TimerHandle's nine slots and, before 3.12, weakrefs */
+    /* asyncio.TimerHandle's nine slots and, before 3.12, its weak references. */
+    HANDLE_INHERITED = 10,
     HANDLE_INLINE_ARGS = 3,
 };
 
 struct HandleObject {
     PyObject_HEAD
     PyObject *inherited[HANDLE_INHERITED];
-    LoopObject *loop;       /* strong; on the free list: the next free handle */
-    PyObject *context;      /* strong */
-    PyObject *callback;     /* strong, NULL after cancel() */
-    PyObject *traceback;    /* source_traceback, strong, NULL without debug mode */
-    PyObject *repr;         /* strong, NULL unless cancelled in debug mode */
+    LoopObject *loop;    /* strong; on the free list: the next free handle */
+    PyObject *context;   /* strong */
+    PyObject *callback;  /* strong, NULL after cancel() */
+    PyObject *traceback; /* source_traceback, strong, NULL without debug mode */
+    PyObject *repr;      /* strong, NULL unless cancelled in debug mode */
     bool cancelled;
-    bool args_in_tuple;     /* argv[1] is a tuple of more than HANDLE_INLINE_ARGS */
-    uint8_t nargs;          /* inline arguments in argv[1..] */
-    uint8_t running;        /* depth of handle_run: cancel() then leaves the arguments */
+    bool args_in_tuple; /* argv[1] is a tuple of more than HANDLE_INLINE_ARGS */
+    uint8_t nargs;      /* inline arguments in argv[1..] */
+    uint8_t running;    /* depth of handle_run: cancel() then leaves the arguments */
     PyObject *argv[1 + HANDLE_INLINE_ARGS]; /* [0] is vectorcall's scratch */
 };
 

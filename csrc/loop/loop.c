@@ -82,9 +82,9 @@ loop_setattro(PyObject *op, PyObject *name, PyObject *value)
     for (unsigned int bit = 0; bit < 4; bit++) {
         if (PyUnicode_Check(name) && PyUnicode_Compare(name, names[bit]) == 0) {
             uint8_t flag = (uint8_t)(1u << bit);
-            self->instance_overrides = (uint8_t)(
-                value != NULL ? self->instance_overrides | flag
-                              : self->instance_overrides & (uint8_t)~flag);
+            self->instance_overrides =
+                (uint8_t)(value != NULL ? self->instance_overrides | flag
+                                        : self->instance_overrides & (uint8_t)~flag);
         }
     }
     return 0;
@@ -528,7 +528,8 @@ static PyMethodDef loop_methods[] = {
     {"add_reader", FASTCALL(fd_add_reader), METH_FASTCALL,
      "add_reader($self, fd, callback, /, *args)\n--\n\n"
      "Call callback(*args) whenever fd, a descriptor or an object with fileno(), is\n"
-     "readable. Raises ValueError for an invalid descriptor, RuntimeError for one that\n"
+     "readable. Raises ValueError for an invalid descriptor, RuntimeError for one "
+     "that\n"
      "a transport uses, OSError for one that cannot be watched. As asyncio's."},
     {"add_writer", FASTCALL(fd_add_writer), METH_FASTCALL,
      "add_writer($self, fd, callback, /, *args)\n--\n\n"
@@ -570,7 +571,8 @@ static PyMethodDef loop_methods[] = {
      "Coroutine: connect to address. As asyncio's loop.sock_connect()."},
     {"getaddrinfo", FASTCALL(names_getaddrinfo), KEYWORDS,
      "getaddrinfo($self, host, port, *, family=0, type=0, proto=0, flags=0)\n--\n\n"
-     "Coroutine: socket.getaddrinfo() without blocking; literals are answered at once."},
+     "Coroutine: socket.getaddrinfo() without blocking; literals are answered at "
+     "once."},
     {"getnameinfo", FASTCALL(names_getnameinfo), KEYWORDS,
      "getnameinfo($self, sockaddr, flags=0)\n--\n\n"
      "Coroutine: socket.getnameinfo() without blocking."},

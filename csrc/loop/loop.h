@@ -44,37 +44,37 @@ struct LoopObject {
     PyObject *module;   /* strong; visited; dropped only in dealloc (it owns *state) */
     PyloopState *state; /* borrowed from module */
     LoopPhase phase;
-    bool uv_open;       /* uv, waker, poller, inbox_lock exist: until loop_close_core */
-    bool counted;       /* in state->live_loops */
+    bool uv_open; /* uv, waker, poller, inbox_lock exist: until loop_close_core */
+    bool counted; /* in state->live_loops */
 
     /* Flags that asyncio keeps as attributes of the same name (getsets in loop.c). */
     bool stopping;
     bool debug;
     bool closed;
-    PyObject *thread_id;      /* int or NULL for None: the running thread's */
+    PyObject *thread_id;        /* int or NULL for None: the running thread's */
     unsigned long thread_ident; /* thread_id as a number, 0 when not running */
-    PyObject *task_factory;   /* strong or NULL for None */
-    PyObject *task_keywords;  /* strong or NULL: tasks.c */
-    PyObject *current_handle; /* strong or NULL: debug mode only */
+    PyObject *task_factory;     /* strong or NULL for None */
+    PyObject *task_keywords;    /* strong or NULL: tasks.c */
+    PyObject *current_handle;   /* strong or NULL: debug mode only */
 
-    uint8_t type_overrides;     /* OVERRIDE_*: by the type, looked at when a run starts */
+    uint8_t type_overrides; /* OVERRIDE_*: by the type, looked at when a run starts */
     uint8_t instance_overrides; /* OVERRIDE_*: by setattr on the instance */
     bool poll_every_tick;       /* PYLOOP_POLL_EVERY_TICK */
 
-    Ring ready; /* ready words (run.c); each handle word owns a reference */
+    Ring ready;  /* ready words (run.c); each handle word owns a reference */
     Heap timers; /* nodes embedded in TimerHandles; each owns a reference */
     FdTable fds;
 
     /* Poll skipping (run.c). */
-    bool poll_due;           /* the next tick polls whatever the counters say */
-    uint32_t since_poll;     /* callbacks run since the last poll */
+    bool poll_due;       /* the next tick polls whatever the counters say */
+    uint32_t since_poll; /* callbacks run since the last poll */
     uint64_t last_poll_ticks;
     uint64_t last_detach_ns; /* when the GIL was last given up at a poll */
     unsigned int depth;      /* nested runs */
 
     /* Work from other threads (threadsafe.c). */
     uv_mutex_t inbox_lock;
-    Ring inbox; /* handle words, each owning a reference; under inbox_lock */
+    Ring inbox;         /* handle words, each owning a reference; under inbox_lock */
     bool inbox_waiting; /* inbox may be non-empty: read without the lock as a hint */
 
     uv_loop_t uv;
@@ -88,8 +88,8 @@ struct LoopObject {
     PyObject *holder;
     void (*flush_holder)(LoopObject *self);
     uint32_t callback_serial; /* a number for each callback that run.c runs */
-    bool dispatching; /* inside a callback run by run.c */
-    bool hold_writes; /* PYLOOP_HOLD_WRITES */
+    bool dispatching;         /* inside a callback run by run.c */
+    bool hold_writes;         /* PYLOOP_HOLD_WRITES */
 
     char *scratch; /* SCRATCH_SIZE bytes for small reads; made at first use */
 };

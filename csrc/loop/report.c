@@ -20,8 +20,7 @@ loop_report(LoopObject *self, PyObject *message, ...)
     va_start(pairs, message);
     if (context == NULL ||
         PyDict_SetItem(context, self->state->str_message, message) < 0 ||
-        (exc != NULL &&
-         PyDict_SetItem(context, self->state->str_exception, exc) < 0)) {
+        (exc != NULL && PyDict_SetItem(context, self->state->str_exception, exc) < 0)) {
         goto done;
     }
     for (PyObject *key = va_arg(pairs, PyObject *); key != NULL;
@@ -43,7 +42,8 @@ done:
 }
 
 int
-loop_report_text(LoopObject *self, const char *message, PyObject *name, PyObject *object)
+loop_report_text(LoopObject *self, const char *message, PyObject *name,
+                 PyObject *object)
 {
     if (errors_is_fatal()) {
         return -1;

@@ -154,8 +154,8 @@ run_log_if_slow(LoopObject *self, PyObject *subject, double seconds)
     PyObject *duration = PyFloat_FromDouble(seconds);
     PyObject *logged =
         duration != NULL
-            ? call_method2((PyObject *)self, self->state->str__log_slow_callback, subject,
-                           duration)
+            ? call_method2((PyObject *)self, self->state->str__log_slow_callback,
+                           subject, duration)
             : NULL;
     Py_XDECREF(duration);
     Py_XDECREF(logged);

@@ -47,7 +47,8 @@ threadsafe_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     static const ArgsCallSpec spec = {"call_soon_threadsafe", names, 1};
     LoopObject *self = (LoopObject *)op;
     ArgsCall call;
-    if (args_parse_call(&spec, self->state->str_context, args, nargs, kwnames, &call) < 0 ||
+    if (args_parse_call(&spec, self->state->str_context, args, nargs, kwnames, &call) <
+            0 ||
         handle_check_call(self, call.leading[0], "call_soon_threadsafe", true) < 0) {
         return NULL;
     }
@@ -58,7 +59,8 @@ threadsafe_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     /* Nobody waits in a poll while the loop does not run or this thread runs it. */
     if (self->thread_ident == 0 || self->thread_ident == PyThread_get_thread_ident()) {
-        if (loop_ready_push_steal(self, (HandleObject *)Py_NewRef((PyObject *)handle)) < 0) {
+        if (loop_ready_push_steal(self, (HandleObject *)Py_NewRef((PyObject *)handle)) <
+            0) {
             Py_CLEAR(handle);
         }
         return (PyObject *)handle;

@@ -61,7 +61,8 @@ timers_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *
     LoopObject *loop = (LoopObject *)op;
     ArgsCall call;
     double deadline;
-    if (args_parse_call(&spec, loop->state->str_context, args, nargs, kwnames, &call) < 0) {
+    if (args_parse_call(&spec, loop->state->str_context, args, nargs, kwnames, &call) <
+        0) {
         return NULL;
     }
     if (call.leading[0] == Py_None) {
@@ -107,14 +108,16 @@ timers_call_later_overridden(LoopObject *loop, const ArgsCall *call)
 }
 
 PyObject *
-timers_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+timers_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
 {
     static const char *const names[] = {"delay", "callback"};
     static const ArgsCallSpec spec = {"call_later", names, 2};
     LoopObject *loop = (LoopObject *)op;
     ArgsCall call;
     double delay;
-    if (args_parse_call(&spec, loop->state->str_context, args, nargs, kwnames, &call) < 0) {
+    if (args_parse_call(&spec, loop->state->str_context, args, nargs, kwnames, &call) <
+        0) {
         return NULL;
     }
     if (call.leading[0] == Py_None) {

@@ -31,11 +31,13 @@ stream_socket(StreamObject *self)
         }
     }
     if (kwnames != NULL && self->phase != STREAM_CLOSED) {
-        self->sock = PyObject_Vectorcall(self->loop->state->SocketType, args, 3, kwnames);
+        self->sock =
+            PyObject_Vectorcall(self->loop->state->SocketType, args, 3, kwnames);
     }
     else if (kwnames != NULL) {
         /* Closed before anybody asked: a socket object that is closed as well. */
-        PyObject *sock = PyObject_Vectorcall(self->loop->state->SocketType, args, 3, NULL);
+        PyObject *sock =
+            PyObject_Vectorcall(self->loop->state->SocketType, args, 3, NULL);
         PyObject *closed =
             sock != NULL ? call_method0(sock, self->loop->state->str_close) : NULL;
         if (closed != NULL) {
@@ -187,8 +189,8 @@ stream_extra_keep(StreamObject *self)
     PyloopState *state = self->loop->state;
     PyObject *names[2] = {state->str_sockname, state->str_peername};
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
-        PyObject *value =
-            names[i] != NULL ? stream_extra_get(self, names[i]) : NULL; /* shutting down */
+        /* No names any more: the interpreter is shutting down. */
+        PyObject *value = names[i] != NULL ? stream_extra_get(self, names[i]) : NULL;
         if (value == NULL && PyErr_Occurred()) {
             PyErr_WriteUnraisable((PyObject *)self);
         }

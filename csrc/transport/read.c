@@ -38,7 +38,8 @@ stream_unwatch_reading(StreamObject *self)
 void
 stream_look_at_protocol(StreamObject *self)
 {
-    int buffered = PyObject_IsInstance(self->protocol, self->loop->state->BufferedProtocol);
+    int buffered =
+        PyObject_IsInstance(self->protocol, self->loop->state->BufferedProtocol);
     if (buffered < 0) {
         PyErr_Clear(); /* a protocol whose __class__ raises is no BufferedProtocol */
     }
@@ -118,7 +119,8 @@ stream_get_buffer(StreamObject *self)
     if (hint == NULL) {
         return NULL;
     }
-    PyObject *buffer = call_method1(self->protocol, self->loop->state->str_get_buffer, hint);
+    PyObject *buffer =
+        call_method1(self->protocol, self->loop->state->str_get_buffer, hint);
     Py_DECREF(hint);
     Py_ssize_t size = buffer != NULL ? PyObject_Size(buffer) : -1;
     if (size == 0) {
@@ -155,7 +157,8 @@ stream_read_into_buffer(StreamObject *self)
 {
     PyObject *buffer = stream_get_buffer(self);
     if (buffer == NULL) {
-        return stream_fatal_error(self, "Fatal error: protocol.get_buffer() call failed.");
+        return stream_fatal_error(self,
+                                  "Fatal error: protocol.get_buffer() call failed.");
     }
     if (self->lost > 0) { /* get_buffer() closed us */
         Py_DECREF(buffer);

@@ -65,8 +65,9 @@ listener_start_plain(ListenerObject *self, int fd, const struct sockaddr_storage
         (void)close(fd);
         return 0;
     }
-    StreamObject *stream = stream_new(self->loop, fd, NULL, self->family, self->type,
-                                      self->proto, protocol, NULL, self->args[ARG_SERVER]);
+    StreamObject *stream =
+        stream_new(self->loop, fd, NULL, self->family, self->type, self->proto,
+                   protocol, NULL, self->args[ARG_SERVER]);
     int rc;
     if (stream == NULL) {
         (void)close(fd);
@@ -119,8 +120,8 @@ listener_start_tls(ListenerObject *self, int fd, const struct sockaddr_storage *
                 values[count++] = self->args[i] != NULL ? self->args[i] : Py_None;
             }
         }
-        done = PyObject_VectorcallMethod(self->loop->state->str__accept_tls, values, count,
-                                         NULL);
+        done = PyObject_VectorcallMethod(self->loop->state->str__accept_tls, values,
+                                         count, NULL);
     }
     for (size_t i = 0; i < 4; i++) {
         Py_XDECREF(args[i]);
@@ -156,7 +157,8 @@ listener_accept(ListenerObject *self, struct sockaddr_storage *peer, socklen_t *
     memset(peer, 0, sizeof(*peer)); /* a path that fills its place has no NUL */
     *length = sizeof(*peer);
 #ifdef __linux__
-    return accept4(self->fd, (struct sockaddr *)peer, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    return accept4(self->fd, (struct sockaddr *)peer, length,
+                   SOCK_NONBLOCK | SOCK_CLOEXEC);
 #else
     int fd = accept(self->fd, (struct sockaddr *)peer, length);
     if (fd >= 0 && (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ||
@@ -229,7 +231,8 @@ on_acceptable(LoopObject *Py_UNUSED(loop), PyObject *owner)
         default:
             (void)errors_raise_errno(errno);
             return loop_report_text(self->loop, "Exception in accept()",
-                                    self->loop->state->str_socket, self->args[ARG_SOCK]);
+                                    self->loop->state->str_socket,
+                                    self->args[ARG_SOCK]);
         }
     }
     return 0;
@@ -309,14 +312,19 @@ PyObject *
 listener_start_serving(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                        PyObject *kwnames)
 {
-    static const char *const names[ARG_COUNT] = {
-        "protocol_factory", "sock",    "sslcontext",
-        "server",           "backlog", "ssl_handshake_timeout",
-        "ssl_shutdown_timeout", "context"};
+    static const char *const names[ARG_COUNT] = {"protocol_factory",
+                                                 "sock",
+                                                 "sslcontext",
+                                                 "server",
+                                                 "backlog",
+                                                 "ssl_handshake_timeout",
+                                                 "ssl_shutdown_timeout",
+                                                 "context"};
     static const ArgsSpec spec = {"_start_serving", names, ARG_COUNT, 2, ARG_COUNT};
     LoopObject *loop = (LoopObject *)op;
     PyObject *given[ARG_COUNT];
-    if (args_parse(&spec, args, nargs, kwnames, given) < 0 || loop_check_closed(loop) < 0) {
+    if (args_parse(&spec, args, nargs, kwnames, given) < 0 ||
+        loop_check_closed(loop) < 0) {
         return NULL;
     }
     PyTypeObject *tp = loop->state->ListenerType;

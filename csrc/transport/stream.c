@@ -154,7 +154,8 @@ stream_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     PyloopState *state = loop->state;
     PyObject *given[6];
     int family, type, proto;
-    if (args_parse(&spec, args, nargs, kwnames, given) < 0 || loop_check_closed(loop) < 0) {
+    if (args_parse(&spec, args, nargs, kwnames, given) < 0 ||
+        loop_check_closed(loop) < 0) {
         return NULL;
     }
     int fd = args_descriptor(state->str_fileno, given[0]);
@@ -301,8 +302,8 @@ stream_lost_method(PyObject *op, PyObject *exc)
 static int
 stream_schedule_lost(StreamObject *self, PyObject *exc)
 {
-    PyObject *callback =
-        PyObject_GetAttr((PyObject *)self, self->loop->state->str__call_connection_lost);
+    PyObject *callback = PyObject_GetAttr((PyObject *)self,
+                                          self->loop->state->str__call_connection_lost);
     if (callback == NULL) {
         return -1;
     }
@@ -443,7 +444,8 @@ stream_resume_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
         Py_RETURN_NONE;
     }
     self->paused = false;
-    if (self->phase == STREAM_OPEN && !self->read_eof && stream_watch_reading(self) < 0) {
+    if (self->phase == STREAM_OPEN && !self->read_eof &&
+        stream_watch_reading(self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -621,7 +623,8 @@ static PyMethodDef stream_methods[] = {
     {"write", stream_write, METH_O,
      "write($self, data, /)\n--\n\n"
      "Send bytes, at once as far as the kernel takes them; queue the rest.\n\n"
-     "Raises TypeError for data that is not bytes-like, RuntimeError after write_eof()."},
+     "Raises TypeError for data that is not bytes-like, RuntimeError after "
+     "write_eof()."},
     {"writelines", stream_writelines, METH_O,
      "writelines($self, list_of_data, /)\n--\n\n"
      "Send an iterable of bytes-like objects, as one write."},
@@ -651,7 +654,8 @@ static PyMethodDef stream_methods[] = {
     {"get_write_buffer_size", stream_get_write_buffer_size, METH_NOARGS,
      "get_write_buffer_size($self, /)\n--\n\nReturn how many bytes are queued."},
     {"get_write_buffer_limits", stream_get_write_buffer_limits, METH_NOARGS,
-     "get_write_buffer_limits($self, /)\n--\n\nReturn the water marks (low, high), bytes."},
+     "get_write_buffer_limits($self, /)\n--\n\nReturn the water marks (low, high), "
+     "bytes."},
     {"set_write_buffer_limits", FASTCALL(stream_set_write_buffer_limits),
      METH_FASTCALL | METH_KEYWORDS,
      "set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
@@ -743,7 +747,8 @@ stream_dealloc(PyObject *op)
 }
 
 static PyType_Slot stream_slots[] = {
-    {Py_tp_doc, "The transport of a stream socket; an asyncio.Transport made by the loop."},
+    {Py_tp_doc,
+     "The transport of a stream socket; an asyncio.Transport made by the loop."},
     {Py_tp_methods, stream_methods},
     {Py_tp_getset, stream_getsets},
     {Py_tp_members, stream_members},
@@ -758,7 +763,8 @@ static PyType_Slot stream_slots[] = {
 static PyType_Spec stream_spec = {
     .name = "pyloop._core.SocketTransport",
     .basicsize = sizeof(StreamObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = stream_slots,
 };
 

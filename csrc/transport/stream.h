@@ -36,21 +36,21 @@ typedef struct {
     PyObject *inherited[STREAM_INHERITED];
     PyObject *dict;
     PyObject *weakrefs;
-    LoopObject *loop;    /* strong until dealloc (it owns *state); hidden once CLOSED */
-    PyObject *protocol;  /* strong or NULL (once CLOSED) */
-    PyObject *context;   /* strong: descriptor events call the protocol in it */
-    PyObject *sock;      /* strong or NULL: an accepted descriptor's is made on demand */
-    PyObject *server;    /* strong or NULL: attached */
-    PyObject *extra;     /* strong dict or NULL: get_extra_info's, filled on demand */
+    LoopObject *loop;   /* strong until dealloc (it owns *state); hidden once CLOSED */
+    PyObject *protocol; /* strong or NULL (once CLOSED) */
+    PyObject *context;  /* strong: descriptor events call the protocol in it */
+    PyObject *sock;     /* strong or NULL: an accepted descriptor's is made on demand */
+    PyObject *server;   /* strong or NULL: attached */
+    PyObject *extra;    /* strong dict or NULL: get_extra_info's, filled on demand */
     int fd;
     int family, type, proto;
     StreamPhase phase;
-    bool buffered;         /* the protocol is a BufferedProtocol */
-    bool paused;           /* pause_reading() */
-    bool read_eof;         /* the peer sent EOF and the protocol keeps the transport */
-    bool write_eof;        /* write_eof() */
-    bool protocol_paused;  /* pause_writing() was called */
-    unsigned int lost;     /* S1 */
+    bool buffered;        /* the protocol is a BufferedProtocol */
+    bool paused;          /* pause_reading() */
+    bool read_eof;        /* the peer sent EOF and the protocol keeps the transport */
+    bool write_eof;       /* write_eof() */
+    bool protocol_paused; /* pause_writing() was called */
+    unsigned int lost;    /* S1 */
     struct sockaddr_in6 peer; /* accept's address of an IP peer; family 0: none */
 
     /* write.c */

@@ -141,10 +141,10 @@ stream_notify(StreamObject *self, PyObject *name, const char *failed)
                 PyErr_SetRaisedException(exc);
             }
         }
-        rc = message == NULL ? -1
-                             : loop_report(self->loop, message, state->str_transport,
-                                           (PyObject *)self, state->str_protocol,
-                                           protocol, NULL);
+        rc = message == NULL
+                 ? -1
+                 : loop_report(self->loop, message, state->str_transport,
+                               (PyObject *)self, state->str_protocol, protocol, NULL);
         Py_XDECREF(message);
     }
     Py_XDECREF(done);
@@ -347,7 +347,8 @@ stream_may_hold(StreamObject *self, size_t length)
     if (self->writes_now < UINT8_MAX) {
         self->writes_now++;
     }
-    return self->writes_streak >= HOLD_STREAK && self->writes_now < self->writes_learned &&
+    return self->writes_streak >= HOLD_STREAK &&
+           self->writes_now < self->writes_learned &&
            self->writes_learned < UINT8_MAX && loop->dispatching && loop->hold_writes &&
            !loop->debug && self->queue_bytes + length <= HOLD_BYTES &&
            self->queue_bytes + length <= self->high_water &&
@@ -445,11 +446,10 @@ stream_write_lost(StreamObject *self)
     int rc = 0;
     if (self->lost >= LOST_WRITES_WARN) {
         PyObject *text = PyUnicode_FromString("socket.send() raised exception.");
-        PyObject *logged =
-            text != NULL
-                ? call_method1(self->loop->state->logger, self->loop->state->str_warning,
-                               text)
-                : NULL;
+        PyObject *logged = text != NULL
+                               ? call_method1(self->loop->state->logger,
+                                              self->loop->state->str_warning, text)
+                               : NULL;
         Py_XDECREF(text);
         Py_XDECREF(logged);
         rc = logged != NULL ? 0 : -1;
@@ -574,7 +574,8 @@ stream_writelines(PyObject *op, PyObject *list)
     StreamObject *self = (StreamObject *)op;
     size_t total;
     if (self->write_eof) {
-        PyErr_SetString(PyExc_RuntimeError, "Cannot call writelines() after write_eof()");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Cannot call writelines() after write_eof()");
         return NULL;
     }
     PyObject *lines = writelines_collect(list, &total);
