@@ -78,7 +78,7 @@ run_lint() {
     lint_step "$bin/ruff" check .
     lint_step "$bin/ruff" format --check .
     lint_step "$bin/mypy"
-    lint_step "$bin/stubtest" pyloop._core
+    lint_step "$venv_python" -m mypy.stubtest pyloop._core
     [ -z "$failed" ] || die "lint failed:$failed"
     say "lint passed"
 }

@@ -161,11 +161,13 @@ def main():
     show(options.loops, runs)
     print("\n  timed out:", *(path.split("/")[-1] for path in runs[0]["timed out"]))
     check(options.loops, runs, plan)
-    ratio = runs[-1]["pages per second"] / runs[0]["pages per second"]
+    first, last = runs[0], runs[-1]
+    rate = last["pages per second"] / first["pages per second"]
+    cost = last["CPU per page"] / first["CPU per page"]
     print(
-        f"\nAll runs agree with each other and with the site, page by page.\n"
-        f"{options.loops[-1]} fetched {ratio:.2f} times as many pages per second"
-        f" as {options.loops[0]}."
+        "\nAll runs agree with each other and with the site, page by page.\n"
+        f"{options.loops[-1]} against {options.loops[0]}: {rate:.2f} times the pages"
+        f" per second, {cost:.2f} times the CPU time per page."
     )
 
 
