@@ -26,7 +26,7 @@ handle_alloc(LoopObject *loop)
     if (self != NULL) {
         loop->free_handles = (HandleObject *)self->loop;
         loop->free_count--;
-        (void)PyObject_Init((PyObject *)self, state->HandleType);
+        Py_SET_REFCNT((PyObject *)self, 1); /* a spare keeps its type */
     }
     else {
         self = PyObject_GC_New(HandleObject, state->HandleType);
@@ -217,8 +217,8 @@ handle_dealloc(PyObject *op)
     }
     else {
         PyObject_GC_Del(op);
+        Py_DECREF(tp);
     }
-    Py_DECREF(tp);
     Py_DECREF(loop); /* last: it may free the spares, this one included */
     Py_TRASHCAN_END
 }
@@ -263,7 +263,9 @@ handle_free_spares(LoopObject *loop)
     while (loop->free_handles != NULL) {
         HandleObject *spare = loop->free_handles;
         loop->free_handles = (HandleObject *)spare->loop;
+        PyTypeObject *tp = Py_TYPE((PyObject *)spare);
         PyObject_GC_Del(spare);
+        Py_DECREF(tp);
     }
     loop->free_count = 0;
 }

@@ -85,9 +85,6 @@ threadsafe_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 int
 threadsafe_take_inbox(LoopObject *self)
 {
-    if (!self->inbox_waiting) {
-        return 0;
-    }
     uv_mutex_lock(&self->inbox_lock);
     bool room = ring_reserve(&self->ready, self->inbox.count);
     if (room) {
