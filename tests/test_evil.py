@@ -5,6 +5,7 @@ import contextlib
 import functools
 import gc
 import random
+import signal
 import sys
 import weakref
 
@@ -131,6 +132,131 @@ def test_the_collector_at_every_allocation(loop):
     finally:
         gc.set_threshold(*before)
     assert len(order) == 40
+
+
+CALLS = {
+    "call_soon": lambda loop, sock: loop.call_soon(int, 1, 2, 3),
+    "call_later": lambda loop, sock: loop.call_later(1000, int, 1),
+    "call_soon_threadsafe": lambda loop, sock: loop.call_soon_threadsafe(int),
+    "add_reader": lambda loop, sock: loop.add_reader(sock, int),
+    "create_future": lambda loop, sock: loop.create_future(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_a_collection_that_closes_the_loop_in_the_middle_of_a_call(new_loop, call):
+    """Until 3.11 an allocation may collect, so run code: here it closes the loop."""
+
+    class Closer:
+        def __init__(self, loop):
+            self.loop = loop
+            self.cycle = self
+
+        def __del__(self):
+            self.loop.close()
+
+    before = gc.get_threshold()
+    with support.socket_pair() as (left, _):
+        for count in range(10):
+            loop = new_loop()
+            gc.collect()
+            gc.disable()
+            gc.set_threshold(1, 1000, 1000)
+            Closer(loop)
+            try:
+                # the collection comes at one allocation of these calls or another
+                gc.enable()
+                for _ in range(count):
+                    call(loop, left)
+                call(loop, left)
+            except RuntimeError as exc:
+                assert str(exc) == "Event loop is closed"
+            finally:
+                gc.set_threshold(*before)
+            gc.collect()
+            assert loop.is_closed()
+
+
+class ClosingFileno:
+    """Asked for its number, it closes the loop first."""
+
+    def __init__(self, loop, sock):
+        self.loop, self.sock = loop, sock
+
+    def fileno(self):
+        self.loop.close()
+        return self.sock.fileno()
+
+
+class ClosingDelay:
+    """Made a number of, or added to the time, it closes the loop first."""
+
+    def __init__(self, loop):
+        self.loop = loop
+
+    def __radd__(self, other):
+        return other + float(self)
+
+    def __float__(self):
+        self.loop.close()
+        return 1.0
+
+
+def replace_a_reader(loop, sock):
+    loop.add_reader(sock, AtDeath(loop.close))
+    loop.add_reader(sock, int)
+
+
+def remove_a_reader(loop, sock):
+    loop.add_reader(sock, AtDeath(loop.close))
+    loop.add_writer(sock, int)
+    loop.remove_reader(sock)
+    loop.remove_writer(sock)
+
+
+def cancel_a_timer(loop, sock):
+    handles = [loop.call_later(1000 + i, int) for i in range(10)]
+    handles.append(loop.call_later(500, AtDeath(loop.close)))
+    handles[-1].cancel()
+    handles[3].cancel()
+
+
+def replace_a_signal_handler(loop, sock):
+    loop.add_signal_handler(signal.SIGUSR1, AtDeath(loop.close))
+    loop.add_signal_handler(signal.SIGUSR1, int)
+
+
+def with_a_clock(loop, sock):
+    now = loop.time()
+    loop.time = lambda: loop.close() or now
+    loop.call_later(1, int)
+
+
+IN_THE_MIDDLE = {
+    "add_reader": lambda loop, sock: loop.add_reader(ClosingFileno(loop, sock), int),
+    "add_writer": lambda loop, sock: loop.add_writer(ClosingFileno(loop, sock), int),
+    "remove_reader": lambda loop, sock: loop.remove_reader(ClosingFileno(loop, sock)),
+    "call_later": lambda loop, sock: loop.call_later(ClosingDelay(loop), int),
+    "replace a reader": replace_a_reader,
+    "remove a reader": remove_a_reader,
+    "cancel a timer": cancel_a_timer,
+    "replace a signal handler": replace_a_signal_handler,
+    "clock": with_a_clock,
+}
+
+
+@pytest.mark.parametrize("act", IN_THE_MIDDLE.values(), ids=IN_THE_MIDDLE.keys())
+def test_a_close_in_the_middle_of_a_call(new_loop, act):
+    """What the call answers is open; it does not crash, and leaves nothing behind."""
+    with support.socket_pair() as (left, _):
+        loop = new_loop()
+        with contextlib.suppress(RuntimeError, ValueError, KeyError, AttributeError):
+            act(loop, left)
+        assert loop.is_closed()
+        vars(loop).pop("time", None)
+        assert len(loop._ready) == 0
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
 
 
 def test_the_collector_sees_every_reference(loop):
