@@ -40,6 +40,7 @@ SOURCES = (
     "csrc/loop/fds_epoll.c",
     "csrc/loop/fds_uvpoll.c",
     "csrc/loop/sockaddr.c",
+    "csrc/loop/sockets.c",
     "csrc/loop/coro.c",
     "csrc/loop/sockcalls.c",
     "csrc/loop/sockops.c",

@@ -112,11 +112,10 @@ loop_overrides(const LoopObject *self)
 
 /* report.c */
 /* Calls the loop's exception handler with the raised exception (which it clears), a
- * message, and optional (name, object) pairs ended by NULL. 0, or -1 with a new exception
- * when the handler itself raised SystemExit or KeyboardInterrupt. */
-int loop_report(LoopObject *self, PyObject *message, ...);
-int loop_report_text(LoopObject *self, const char *message, PyObject *name,
-                     PyObject *object);
+ * message, and (name, object) pairs ended by a NULL name; a NULL object is left out.
+ * 0, or -1 with an exception that must leave run: SystemExit and KeyboardInterrupt are
+ * not reported, and the handler may raise. */
+int loop_report(LoopObject *self, const char *message, ...);
 
 /* run.c */
 static inline uint64_t

@@ -6,58 +6,50 @@
 
 #include <stdarg.h>
 
-/* GIL: held. The context dict is asyncio's: message, exception and what the caller adds. */
-int
-loop_report(LoopObject *self, PyObject *message, ...)
+/* asyncio's context: message, exception, and the pairs. New reference, or NULL. */
+static PyObject *
+report_context(PyloopState *state, const char *message, PyObject *exc, va_list pairs)
 {
-    if (errors_is_fatal()) {
-        return -1;
-    }
-    PyObject *exc = PyErr_GetRaisedException();
     PyObject *context = PyDict_New();
-    int rc = -1;
-    va_list pairs;
-    va_start(pairs, message);
-    if (context == NULL ||
-        PyDict_SetItem(context, self->state->str_message, message) < 0 ||
-        (exc != NULL && PyDict_SetItem(context, self->state->str_exception, exc) < 0)) {
-        goto done;
+    PyObject *text = PyUnicode_FromString(message);
+    if (context == NULL || text == NULL ||
+        PyDict_SetItem(context, state->str_message, text) < 0 ||
+        PyDict_SetItem(context, state->str_exception, exc) < 0) {
+        Py_CLEAR(context);
     }
-    for (PyObject *key = va_arg(pairs, PyObject *); key != NULL;
-         key = va_arg(pairs, PyObject *)) {
+    Py_XDECREF(text);
+    while (context != NULL) {
+        PyObject *key = va_arg(pairs, PyObject *);
+        if (key == NULL) {
+            break;
+        }
         PyObject *value = va_arg(pairs, PyObject *);
         if (value != NULL && PyDict_SetItem(context, key, value) < 0) {
-            goto done;
+            Py_CLEAR(context);
         }
     }
-    PyObject *handled = call_method1((PyObject *)self,
-                                     self->state->str_call_exception_handler, context);
-    rc = handled != NULL ? 0 : -1;
-    Py_XDECREF(handled);
-done:
-    va_end(pairs);
-    Py_XDECREF(context);
-    Py_XDECREF(exc);
-    return rc;
+    return context;
 }
 
 int
-loop_report_text(LoopObject *self, const char *message, PyObject *name,
-                 PyObject *object)
+loop_report(LoopObject *self, const char *message, ...)
 {
     if (errors_is_fatal()) {
         return -1;
     }
     PyObject *exc = PyErr_GetRaisedException();
-    PyObject *text = PyUnicode_FromString(message);
-    if (text == NULL) {
-        Py_XDECREF(exc);
+    assert(exc != NULL);
+    va_list pairs;
+    va_start(pairs, message);
+    PyObject *context = report_context(self->state, message, exc, pairs);
+    va_end(pairs);
+    Py_DECREF(exc);
+    if (context == NULL) {
         return -1;
     }
-    if (exc != NULL) {
-        PyErr_SetRaisedException(exc);
-    }
-    int rc = loop_report(self, text, name, object, NULL);
-    Py_DECREF(text);
-    return rc;
+    PyObject *handled = call_method1((PyObject *)self,
+                                     self->state->str_call_exception_handler, context);
+    Py_DECREF(context);
+    Py_XDECREF(handled);
+    return handled != NULL ? 0 : -1;
 }

@@ -10,6 +10,7 @@
 #include "base/call.h"
 #include "base/errors.h"
 #include "loop/sockaddr.h"
+#include "loop/sockets.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -468,32 +469,6 @@ sockcall_sendto(SockOpObject *self, PyObject **result)
 
 /* ---- accepting ------------------------------------------------------------------- */
 
-/* accept(2) of a descriptor that is non-blocking and not inherited. -1 with errno. */
-static int
-sockcall_accept_fd(int fd, struct sockaddr_storage *storage, socklen_t *length)
-{
-    int accepted;
-    do {
-        *length = sizeof(*storage);
-#ifdef __linux__
-        accepted = accept4(fd, (struct sockaddr *)storage, length,
-                           SOCK_NONBLOCK | SOCK_CLOEXEC);
-#else
-        accepted = accept(fd, (struct sockaddr *)storage, length);
-#endif
-    } while (accepted < 0 && errno == EINTR);
-#ifndef __linux__
-    if (accepted >= 0 && (fcntl(accepted, F_SETFD, FD_CLOEXEC) < 0 ||
-                          fcntl(accepted, F_SETFL, O_NONBLOCK) < 0)) {
-        int err = errno;
-        (void)close(accepted);
-        errno = err;
-        return -1;
-    }
-#endif
-    return accepted;
-}
-
 /* sock.setblocking(False). 0, or -1. */
 static int
 sockcall_set_nonblocking(SockOpObject *self, PyObject *sock)
@@ -504,28 +479,18 @@ sockcall_set_nonblocking(SockOpObject *self, PyObject *sock)
     return set != NULL ? 0 : -1;
 }
 
-/* socket.socket(family, type, proto, fd) with timeout 0, of the listening socket's kind:
- * the class that the socket module has now, as socket.accept() takes it. Owns fd. */
+/* A Python socket of the listening one's kind. Owns fd. */
 static PyObject *
 sockcall_make_socket(SockOpObject *self, int family, int fd)
 {
     PyloopState *state = self->coro.loop->state;
-    PyObject *sock = NULL;
-    int type, proto;
-    PyObject *cls = PyObject_GetAttr(state->socket_module, state->str_socket);
-    if (cls != NULL && sockcall_attribute(self, state->socket_type, &type) == 0 &&
-        sockcall_attribute(self, state->socket_proto, &proto) == 0) {
-#ifdef SOCK_NONBLOCK
-        type |= SOCK_NONBLOCK; /* the constructor takes it for "the timeout is 0" */
-#endif
-        sock = PyObject_CallFunction(cls, "iiii", family, type, proto, fd);
-    }
-    /* Another class may have taken the descriptor before it failed. */
-    if (sock == NULL && (cls == NULL || cls == state->SocketType)) {
+    SocketKind kind = {.family = family};
+    if (sockcall_attribute(self, state->socket_type, &kind.type) < 0 ||
+        sockcall_attribute(self, state->socket_proto, &kind.proto) < 0) {
         (void)close(fd);
+        return NULL;
     }
-    Py_XDECREF(cls);
-    return sock;
+    return sockets_wrap(state, &kind, fd);
 }
 
 /* sock.accept() and setblocking(False), as asyncio. */
@@ -560,7 +525,7 @@ sockcall_accept(SockOpObject *self, PyObject **result)
     if (known < 0 || sockcall_refresh_fd(self) < 0) {
         return CORO_ERROR;
     }
-    int fd = sockcall_accept_fd(self->fd, &storage, &length);
+    int fd = sockets_accept(self->fd, &storage, &length);
     if (fd < 0) {
         return sockcall_failed(errno);
     }

@@ -56,8 +56,8 @@ on_sockop_ready(LoopObject *loop, PyObject *owner)
     }
     Py_DECREF(future);
     if (result == NULL) {
-        return loop_report_text(loop, "Exception while waking a socket operation",
-                                loop->state->str_socket, self->sock);
+        return loop_report(loop, "Exception while waking a socket operation",
+                           loop->state->str_socket, self->sock, NULL);
     }
     Py_DECREF(result);
     return 0;

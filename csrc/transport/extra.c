@@ -17,40 +17,9 @@ stream_socket(StreamObject *self)
     if (self->sock != NULL) {
         return self->sock;
     }
-    /* socket.socket(family, type, proto, fileno=fd); the flag sets its timeout to 0. */
-    PyObject *args[4] = {NULL, NULL, NULL, NULL};
-    PyObject *kwnames = PyTuple_Pack(1, self->loop->state->str_fileno);
-    int numbers[4] = {self->family, self->type, self->proto, self->fd};
-#ifdef SOCK_NONBLOCK
-    numbers[1] |= SOCK_NONBLOCK;
-#endif
-    for (size_t i = 0; i < 4; i++) {
-        args[i] = PyLong_FromLong(numbers[i]);
-        if (args[i] == NULL) {
-            goto done;
-        }
-    }
-    if (kwnames != NULL && self->phase != STREAM_CLOSED) {
-        self->sock =
-            PyObject_Vectorcall(self->loop->state->SocketType, args, 3, kwnames);
-    }
-    else if (kwnames != NULL) {
-        /* Closed before anybody asked: a socket object that is closed as well. */
-        PyObject *sock =
-            PyObject_Vectorcall(self->loop->state->SocketType, args, 3, NULL);
-        PyObject *closed =
-            sock != NULL ? call_method0(sock, self->loop->state->str_close) : NULL;
-        if (closed != NULL) {
-            self->sock = Py_NewRef(sock);
-        }
-        Py_XDECREF(closed);
-        Py_XDECREF(sock);
-    }
-done:
-    for (size_t i = 0; i < 4; i++) {
-        Py_XDECREF(args[i]);
-    }
-    Py_XDECREF(kwnames);
+    /* Closed before anybody asked: a socket object that is closed as well. */
+    self->sock = sockets_lend(self->loop->state, &self->kind,
+                              self->phase != STREAM_CLOSED ? self->fd : -1);
     return self->sock;
 }
 
@@ -76,7 +45,7 @@ extra_sockname(StreamObject *self)
     struct sockaddr_storage address;
     socklen_t length = sizeof(address);
     memset(&address, 0, sizeof(address));
-    if (!sockaddr_knows(self->family)) {
+    if (!sockaddr_knows(self->kind.family)) {
         return extra_ask_socket(self, self->loop->state->str_getsockname);
     }
     if (getsockname(self->fd, (struct sockaddr *)&address, &length) < 0) {
@@ -91,13 +60,13 @@ extra_peername(StreamObject *self)
     struct sockaddr_storage address;
     socklen_t length = sizeof(address);
     memset(&address, 0, sizeof(address));
-    if (!sockaddr_knows(self->family)) {
+    if (!sockaddr_knows(self->kind.family)) {
         return extra_ask_socket(self, self->loop->state->str_getpeername);
     }
     if (self->peer.sin6_family != 0) {
         memcpy(&address, &self->peer, sizeof(self->peer));
-        length = self->family == AF_INET ? (socklen_t)sizeof(struct sockaddr_in)
-                                         : (socklen_t)sizeof(struct sockaddr_in6);
+        length = self->kind.family == AF_INET ? (socklen_t)sizeof(struct sockaddr_in)
+                                              : (socklen_t)sizeof(struct sockaddr_in6);
         return sockaddr_to_python(&address, length);
     }
     if (getpeername(self->fd, (struct sockaddr *)&address, &length) < 0) {

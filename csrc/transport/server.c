@@ -13,7 +13,6 @@
 #include "loop/sockaddr.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -27,7 +26,7 @@ typedef struct {
     PyObject *args[ARG_COUNT];
     PyObject *context; /* strong: a connection's context is a copy of it */
     int fd;
-    int family, type, proto;
+    SocketKind kind;
     long backlog;
     bool serving; /* false once _stop_serving was called: an accept loop ends then */
 } ListenerObject;
@@ -44,9 +43,9 @@ listener_has(ListenerObject *self, int index)
 static int
 listener_report(ListenerObject *self, PyObject *protocol)
 {
-    return loop_report_text(self->loop,
-                            "Error on transport creation for incoming connection",
-                            self->loop->state->str_protocol, protocol);
+    return loop_report(self->loop,
+                       "Error on transport creation for incoming connection",
+                       self->loop->state->str_protocol, protocol, NULL);
 }
 
 /* ---- one connection ------------------------------------------------------------ */
@@ -65,16 +64,15 @@ listener_start_plain(ListenerObject *self, int fd, const struct sockaddr_storage
         (void)close(fd);
         return 0;
     }
-    StreamObject *stream =
-        stream_new(self->loop, fd, NULL, self->family, self->type, self->proto,
-                   protocol, NULL, self->args[ARG_SERVER]);
+    StreamObject *stream = stream_new(self->loop, fd, NULL, &self->kind, protocol, NULL,
+                                      self->args[ARG_SERVER]);
     int rc;
     if (stream == NULL) {
         (void)close(fd);
         rc = listener_report(self, protocol);
     }
     else {
-        if (self->family == AF_INET || self->family == AF_INET6) {
+        if (self->kind.family == AF_INET || self->kind.family == AF_INET6) {
             memcpy(&stream->peer, peer, sizeof(stream->peer));
         }
         rc = stream_start(stream);
@@ -88,27 +86,10 @@ static int
 listener_start_tls(ListenerObject *self, int fd, const struct sockaddr_storage *peer,
                    socklen_t length)
 {
-    PyObject *args[4] = {NULL};
-    int numbers[4] = {self->family, self->type, self->proto, fd};
-    PyObject *kwnames = PyTuple_Pack(1, self->loop->state->str_fileno);
-    PyObject *sock = NULL, *address = NULL, *done = NULL;
-#ifdef SOCK_NONBLOCK
-    numbers[1] |= SOCK_NONBLOCK; /* its timeout is 0 */
-#endif
-    for (size_t i = 0; i < 4; i++) {
-        args[i] = PyLong_FromLong(numbers[i]);
-        if (args[i] == NULL) {
-            Py_CLEAR(kwnames);
-        }
-    }
-    if (kwnames != NULL) {
-        sock = PyObject_Vectorcall(self->loop->state->SocketType, args, 3, kwnames);
-    }
-    if (sock == NULL) {
-        (void)close(fd);
-    }
-    else {
-        address = sockaddr_knows(self->family)
+    PyObject *sock = sockets_wrap(self->loop->state, &self->kind, fd);
+    PyObject *address = NULL, *done = NULL;
+    if (sock != NULL) {
+        address = sockaddr_knows(self->kind.family)
                       ? sockaddr_to_python(peer, length)
                       : call_method0(sock, self->loop->state->str_getpeername);
     }
@@ -123,10 +104,6 @@ listener_start_tls(ListenerObject *self, int fd, const struct sockaddr_storage *
         done = PyObject_VectorcallMethod(self->loop->state->str__accept_tls, values,
                                          count, NULL);
     }
-    for (size_t i = 0; i < 4; i++) {
-        Py_XDECREF(args[i]);
-    }
-    Py_XDECREF(kwnames);
     Py_XDECREF(address);
     Py_XDECREF(sock);
     Py_XDECREF(done);
@@ -151,27 +128,6 @@ listener_start(ListenerObject *self, int fd, const struct sockaddr_storage *peer
 
 /* ---- accepting ------------------------------------------------------------------ */
 
-static int
-listener_accept(ListenerObject *self, struct sockaddr_storage *peer, socklen_t *length)
-{
-    memset(peer, 0, sizeof(*peer)); /* a path that fills its place has no NUL */
-    *length = sizeof(*peer);
-#ifdef __linux__
-    return accept4(self->fd, (struct sockaddr *)peer, length,
-                   SOCK_NONBLOCK | SOCK_CLOEXEC);
-#else
-    int fd = accept(self->fd, (struct sockaddr *)peer, length);
-    if (fd >= 0 && (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ||
-                    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)) {
-        int err = errno;
-        (void)close(fd);
-        errno = err;
-        fd = -1;
-    }
-    return fd;
-#endif
-}
-
 /* Out of descriptors or memory: the kernel would report the socket ready for ever, so
  * stop for a second (asyncio's ACCEPT_RETRY_DELAY), then serve again. */
 static int
@@ -179,14 +135,13 @@ listener_back_off(ListenerObject *self, int err)
 {
     PyloopState *state = self->loop->state;
     PyObject *sock = PyObject_CallOneArg(state->TransportSocket, self->args[ARG_SOCK]);
-    PyObject *message = PyUnicode_FromString("socket.accept() out of system resource");
-    int rc = -1;
-    if (sock != NULL && message != NULL) {
-        (void)errors_raise_errno(err);
-        rc = loop_report(self->loop, message, state->str_socket, sock, NULL);
+    if (sock == NULL) {
+        return -1;
     }
-    Py_XDECREF(message);
-    Py_XDECREF(sock);
+    (void)errors_raise_errno(err);
+    int rc = loop_report(self->loop, "socket.accept() out of system resource",
+                         state->str_socket, sock, NULL);
+    Py_DECREF(sock);
     if (rc < 0 || !self->serving) {
         return rc;
     }
@@ -208,7 +163,7 @@ on_acceptable(LoopObject *Py_UNUSED(loop), PyObject *owner)
     struct sockaddr_storage peer;
     socklen_t length;
     for (long i = 0; i < self->backlog && self->serving; i++) {
-        int fd = listener_accept(self, &peer, &length);
+        int fd = sockets_accept(self->fd, &peer, &length);
         if (fd >= 0) {
             if (listener_start(self, fd, &peer, length) < 0) {
                 return -1;
@@ -230,9 +185,9 @@ on_acceptable(LoopObject *Py_UNUSED(loop), PyObject *owner)
             return listener_back_off(self, errno);
         default:
             (void)errors_raise_errno(errno);
-            return loop_report_text(self->loop, "Exception in accept()",
-                                    self->loop->state->str_socket,
-                                    self->args[ARG_SOCK]);
+            return loop_report(self->loop, "Exception in accept()",
+                               self->loop->state->str_socket, self->args[ARG_SOCK],
+                               NULL);
         }
     }
     return 0;
@@ -271,16 +226,6 @@ listener_resume(PyObject *op, PyObject *Py_UNUSED(ignored))
 /* ---- starting and stopping --------------------------------------------------------- */
 
 static int
-listener_number(PyObject *sock, PyObject *name, int *number)
-{
-    PyObject *value = PyObject_GetAttr(sock, name);
-    long result = value != NULL ? PyLong_AsLong(value) : -1;
-    Py_XDECREF(value);
-    *number = (int)result;
-    return result == -1 && PyErr_Occurred() ? -1 : 0;
-}
-
-static int
 listener_setup(ListenerObject *self, PyObject **given)
 {
     PyloopState *state = self->loop->state;
@@ -299,9 +244,7 @@ listener_setup(ListenerObject *self, PyObject **given)
         self->backlog = 1; /* listen(0) still lets one connection wait */
     }
     self->fd = args_descriptor(state->str_fileno, sock);
-    if (self->fd < 0 || listener_number(sock, state->str_family, &self->family) < 0 ||
-        listener_number(sock, state->str_type, &self->type) < 0 ||
-        listener_number(sock, state->str_proto, &self->proto) < 0) {
+    if (self->fd < 0 || sockets_kind(state, sock, &self->kind) < 0) {
         return -1;
     }
     self->context = PyContext_CopyCurrent();

@@ -70,8 +70,8 @@ stream_tell_server(StreamObject *self, PyObject *server, PyObject *name)
 static void
 stream_set_nodelay(StreamObject *self)
 {
-    if ((self->family == AF_INET || self->family == AF_INET6) &&
-        self->type == SOCK_STREAM && self->proto == IPPROTO_TCP) {
+    if ((self->kind.family == AF_INET || self->kind.family == AF_INET6) &&
+        self->kind.type == SOCK_STREAM && self->kind.proto == IPPROTO_TCP) {
         int one = 1;
         /* A connection that is gone already is seen by the first read. */
         (void)setsockopt(self->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
@@ -79,7 +79,7 @@ stream_set_nodelay(StreamObject *self)
 }
 
 StreamObject *
-stream_new(LoopObject *loop, int fd, PyObject *sock, int family, int type, int proto,
+stream_new(LoopObject *loop, int fd, PyObject *sock, const SocketKind *kind,
            PyObject *protocol, PyObject *extra, PyObject *server)
 {
     PyTypeObject *tp = loop->state->SocketTransportType;
@@ -91,9 +91,7 @@ stream_new(LoopObject *loop, int fd, PyObject *sock, int family, int type, int p
     loop->state->live_transports++;
     self->fd = -1; /* until nothing can fail any more: the caller's */
     self->phase = STREAM_OPENING;
-    self->family = family;
-    self->type = type;
-    self->proto = proto;
+    self->kind = *kind;
     self->protocol = Py_NewRef(protocol);
     self->high_water = DEFAULT_HIGH_WATER;
     self->low_water = DEFAULT_HIGH_WATER / 4;
@@ -121,22 +119,12 @@ error:
     return NULL;
 }
 
-static int
-stream_socket_number(PyObject *sock, PyObject *name, int *number)
-{
-    PyObject *value = PyObject_GetAttr(sock, name);
-    long result = value != NULL ? PyLong_AsLong(value) : -1;
-    Py_XDECREF(value);
-    *number = (int)result;
-    return result == -1 && PyErr_Occurred() ? -1 : 0;
-}
-
 /* The peer's address, now: a reset connection does not know it any more. */
 static void
 stream_keep_peer(StreamObject *self)
 {
     socklen_t length = sizeof(self->peer);
-    if ((self->family == AF_INET || self->family == AF_INET6) &&
+    if ((self->kind.family == AF_INET || self->kind.family == AF_INET6) &&
         getpeername(self->fd, (struct sockaddr *)&self->peer, &length) < 0) {
         self->peer.sin6_family = 0;
     }
@@ -153,20 +141,18 @@ stream_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     LoopObject *loop = (LoopObject *)op;
     PyloopState *state = loop->state;
     PyObject *given[6];
-    int family, type, proto;
+    SocketKind kind;
     if (args_parse(&spec, args, nargs, kwnames, given) < 0 ||
         loop_check_closed(loop) < 0) {
         return NULL;
     }
     int fd = args_descriptor(state->str_fileno, given[0]);
     if (fd < 0 || fd_check_no_transport(loop, fd, given[0]) < 0 ||
-        stream_socket_number(given[0], state->str_family, &family) < 0 ||
-        stream_socket_number(given[0], state->str_type, &type) < 0 ||
-        stream_socket_number(given[0], state->str_proto, &proto) < 0) {
+        sockets_kind(state, given[0], &kind) < 0) {
         return NULL;
     }
-    StreamObject *self = stream_new(loop, fd, given[0], family, type, proto, given[1],
-                                    given[3], given[4]);
+    StreamObject *self =
+        stream_new(loop, fd, given[0], &kind, given[1], given[3], given[4]);
     if (self == NULL) {
         return NULL;
     }
@@ -199,9 +185,8 @@ stream_start(StreamObject *self)
         call_method1(self->protocol, state->str_connection_made, (PyObject *)self);
     Py_XDECREF(made);
     if (made == NULL &&
-        loop_report_text(self->loop,
-                         "Fatal error: protocol.connection_made() call failed.",
-                         state->str_transport, (PyObject *)self) < 0) {
+        loop_report(self->loop, "Fatal error: protocol.connection_made() call failed.",
+                    state->str_transport, (PyObject *)self, NULL) < 0) {
         return -1;
     }
     if (self->phase != STREAM_OPEN || self->paused) {
@@ -280,9 +265,9 @@ stream_lost(StreamObject *self, PyObject *exc)
         call_method1(protocol, state->str_connection_lost, exc != NULL ? exc : Py_None);
     Py_XDECREF(done);
     if (done == NULL) {
-        rc = loop_report_text(self->loop,
-                              "Fatal error: protocol.connection_lost() call failed.",
-                              state->str_protocol, protocol);
+        rc = loop_report(self->loop,
+                         "Fatal error: protocol.connection_lost() call failed.",
+                         state->str_protocol, protocol, NULL);
     }
     Py_DECREF(protocol);
     stream_dispose(self);
@@ -359,16 +344,9 @@ stream_fatal_error(StreamObject *self, const char *message)
     Py_INCREF(self);
     if (!PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_OSError)) {
         PyloopState *state = self->loop->state;
-        PyObject *text = PyUnicode_FromString(message);
-        if (text == NULL) {
-            rc = -1;
-        }
-        else {
-            PyErr_SetRaisedException(Py_NewRef(exc));
-            rc = loop_report(self->loop, text, state->str_transport, (PyObject *)self,
-                             state->str_protocol, self->protocol, NULL);
-            Py_DECREF(text);
-        }
+        PyErr_SetRaisedException(Py_NewRef(exc));
+        rc = loop_report(self->loop, message, state->str_transport, (PyObject *)self,
+                         state->str_protocol, self->protocol, NULL);
     }
     if (rc == 0) {
         rc = stream_force_close(self, exc);

@@ -19,6 +19,7 @@
 #include "base/compat.h"
 
 #include "loop/loop.h"
+#include "loop/sockets.h"
 
 #include <netinet/in.h>
 
@@ -43,7 +44,7 @@ typedef struct {
     PyObject *server;   /* strong or NULL: attached */
     PyObject *extra;    /* strong dict or NULL: get_extra_info's, filled on demand */
     int fd;
-    int family, type, proto;
+    SocketKind kind;
     StreamPhase phase;
     bool buffered;        /* the protocol is a BufferedProtocol */
     bool paused;          /* pause_reading() */
@@ -68,8 +69,8 @@ typedef struct {
 PyTypeObject *stream_type_create(PyObject *module);
 /* Takes over the descriptor (and sock, a Python socket, or NULL) only when it succeeds. The
  * protocol's connection_made is not called yet: stream_start does. */
-StreamObject *stream_new(LoopObject *loop, int fd, PyObject *sock, int family, int type,
-                         int proto, PyObject *protocol, PyObject *extra,
+StreamObject *stream_new(LoopObject *loop, int fd, PyObject *sock,
+                         const SocketKind *kind, PyObject *protocol, PyObject *extra,
                          PyObject *server);
 /* connection_made, then reading. 0, or -1 with what must leave run. */
 int stream_start(StreamObject *self);

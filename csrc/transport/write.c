@@ -130,22 +130,8 @@ stream_notify(StreamObject *self, PyObject *name, const char *failed)
     PyObject *done = call_method0(protocol, name);
     int rc = 0;
     if (done == NULL) {
-        PyObject *message = NULL;
-        if (!errors_is_fatal()) {
-            PyObject *exc = PyErr_GetRaisedException();
-            message = PyUnicode_FromString(failed);
-            if (message == NULL) {
-                Py_DECREF(exc);
-            }
-            else {
-                PyErr_SetRaisedException(exc);
-            }
-        }
-        rc = message == NULL
-                 ? -1
-                 : loop_report(self->loop, message, state->str_transport,
-                               (PyObject *)self, state->str_protocol, protocol, NULL);
-        Py_XDECREF(message);
+        rc = loop_report(self->loop, failed, state->str_transport, (PyObject *)self,
+                         state->str_protocol, protocol, NULL);
     }
     Py_XDECREF(done);
     Py_DECREF(protocol);

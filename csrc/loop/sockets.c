@@ -1,0 +1,93 @@
+/* sockets.c - see sockets.h. */
+#include "loop/sockets.h"
+
+#include "base/call.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+static int
+sockets_number(PyObject *sock, PyObject *name, int *number)
+{
+    PyObject *value = PyObject_GetAttr(sock, name);
+    long result = value != NULL ? PyLong_AsLong(value) : -1;
+    Py_XDECREF(value);
+    *number = (int)result;
+    return result == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+int
+sockets_kind(PyloopState *state, PyObject *sock, SocketKind *kind)
+{
+    if (sockets_number(sock, state->str_family, &kind->family) < 0 ||
+        sockets_number(sock, state->str_type, &kind->type) < 0) {
+        return -1;
+    }
+    return sockets_number(sock, state->str_proto, &kind->proto);
+}
+
+static PyObject *
+sockets_make(PyObject *cls, const SocketKind *kind, int fd)
+{
+    int type = kind->type;
+#ifdef SOCK_NONBLOCK
+    type |= SOCK_NONBLOCK; /* the constructor takes it for "the timeout is 0" */
+#endif
+    if (fd >= 0) {
+        return PyObject_CallFunction(cls, "iiii", kind->family, type, kind->proto, fd);
+    }
+    PyObject *sock = PyObject_CallFunction(cls, "iii", kind->family, type, kind->proto);
+    PyObject *closed = sock != NULL ? PyObject_CallMethod(sock, "close", NULL) : NULL;
+    if (closed == NULL) {
+        Py_CLEAR(sock);
+    }
+    Py_XDECREF(closed);
+    return sock;
+}
+
+PyObject *
+sockets_wrap(PyloopState *state, const SocketKind *kind, int fd)
+{
+    PyObject *cls = PyObject_GetAttr(state->socket_module, state->str_socket);
+    PyObject *sock = cls != NULL ? sockets_make(cls, kind, fd) : NULL;
+    /* Another class may have taken the descriptor before it failed. */
+    if (sock == NULL && (cls == NULL || cls == state->SocketType)) {
+        (void)close(fd);
+    }
+    Py_XDECREF(cls);
+    return sock;
+}
+
+PyObject *
+sockets_lend(PyloopState *state, const SocketKind *kind, int fd)
+{
+    return sockets_make(state->SocketType, kind, fd);
+}
+
+int
+sockets_accept(int fd, struct sockaddr_storage *address, socklen_t *length)
+{
+    int accepted;
+    memset(address, 0, sizeof(*address));
+    do {
+        *length = sizeof(*address);
+#ifdef __linux__
+        accepted = accept4(fd, (struct sockaddr *)address, length,
+                           SOCK_NONBLOCK | SOCK_CLOEXEC);
+#else
+        accepted = accept(fd, (struct sockaddr *)address, length);
+#endif
+    } while (accepted < 0 && errno == EINTR);
+#ifndef __linux__
+    if (accepted >= 0 && (fcntl(accepted, F_SETFD, FD_CLOEXEC) < 0 ||
+                          fcntl(accepted, F_SETFL, O_NONBLOCK) < 0)) {
+        int err = errno;
+        (void)close(accepted);
+        errno = err;
+        return -1;
+    }
+#endif
+    return accepted;
+}

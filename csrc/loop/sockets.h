@@ -1,0 +1,31 @@
+/* sockets.h - between descriptors and Python's socket objects. */
+#ifndef PYLOOP_LOOP_SOCKETS_H
+#define PYLOOP_LOOP_SOCKETS_H
+
+#include "base/compat.h"
+
+#include "base/state.h"
+
+#include <sys/socket.h>
+
+typedef struct {
+    int family, type, proto;
+} SocketKind;
+
+/* What a Python socket says of itself. 0, or -1 with its error. */
+int sockets_kind(PyloopState *state, PyObject *sock, SocketKind *kind);
+
+/* socket.socket(family, type, proto, fd) with timeout 0, of the class that the socket
+ * module has now, as socket.accept() takes it. Owns fd, which is closed on failure. New
+ * reference, or NULL. */
+PyObject *sockets_wrap(PyloopState *state, const SocketKind *kind, int fd);
+
+/* The same, of socket.socket itself; a failure leaves fd open, the caller's. -1 makes a
+ * socket that is closed. */
+PyObject *sockets_lend(PyloopState *state, const SocketKind *kind, int fd);
+
+/* accept(2): a descriptor that is non-blocking and not inherited; -1 with errno. The
+ * address is zeroed first (a path that fills its place has no NUL of its own). */
+int sockets_accept(int fd, struct sockaddr_storage *address, socklen_t *length);
+
+#endif
