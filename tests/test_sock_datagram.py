@@ -90,6 +90,19 @@ async def test_sendto(loop, pair):
         assert far.recv(10) == b"abc"
 
 
+@pytest.mark.parametrize("family", [socket.AF_UNIX])
+@on_loop
+async def test_a_sender_without_a_name(loop, pair):
+    near, _ = pair
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as nameless:
+        nameless.sendto(b"one", near.getsockname())
+        expected = near.recvfrom(10)
+        nameless.sendto(b"one", near.getsockname())
+        assert await loop.sock_recvfrom(near, 10) == expected
+        nameless.sendto(b"one", near.getsockname())
+        assert await loop.sock_recvfrom_into(near, bytearray(10)) == (3, expected[1])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @on_loop
 async def test_conversation(loop, pair):

@@ -377,6 +377,34 @@ async def test_set_protocol_inside_a_callback(loop, first_kind, second_kind):
 
 
 @on_loop
+async def test_set_protocol_in_the_middle_of_much_data(loop):
+    """Each piece goes to the protocol that is set when it is read."""
+    size = 4 << 20
+    order = bytearray()
+    async with connected(Recorder) as (transport, first, peer):
+        second = BufferedRecorder(1 << 16)
+
+        def take(name):
+            if name == "data_received":
+                order.extend(first.data)
+                first.data.clear()
+                transport.set_protocol(second)
+
+        def take_buffered(name):
+            if name == "buffer_updated":
+                order.extend(second.data)
+                second.data.clear()
+                transport.set_protocol(first)
+
+        first.on, second.on = take, take_buffered
+        peer.setblocking(False)
+        await loop.sock_sendall(peer, pattern(size))
+        await until(lambda: len(order) == size)
+        assert order == pattern(size)
+        assert abs(first.count("data_received") - second.count("buffer_updated")) <= 1
+
+
+@on_loop
 async def test_set_protocol_while_data_waits_in_the_kernel(loop):
     async with connected() as (transport, first, peer):
         transport.pause_reading()

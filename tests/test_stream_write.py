@@ -465,6 +465,22 @@ async def test_many_small_queued_writes(loop):
         assert got[filled:] == b"".join(b"%05d" % n for n in range(5000))
 
 
+def test_a_queued_view_may_be_released(loop, loop_kind):
+    oracle_bug(loop_kind, PY >= (3, 12), "queues memory views by reference")
+
+    @on_loop
+    async def body(loop):
+        async with connected(sndbuf=4096) as (transport, _, peer):
+            filled = fill(transport)
+            with memoryview(b"released") as view:
+                transport.write(view)
+                transport.writelines([view])
+            got = await read_all(loop, peer, filled + 16)
+            assert got[filled:] == b"released" * 2
+
+    body(loop=loop)
+
+
 # -- after the end -------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ Source: asyncio's documentation of transports and of get_extra_info().
 """
 
 import asyncio
+import errno
 import re
 import socket
 
@@ -19,6 +20,7 @@ from streamkit import (
     needs_ipv6,
     on_loop,
     oracle_bug,
+    pending,
     settle,
     socket_pair,
     until,
@@ -334,6 +336,49 @@ async def test_a_closing_transport_no_longer_counts_as_a_user(loop):
         assert loop.remove_writer(near) is False
         await protocol.lost
         await settle(loop)
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@on_loop
+async def test_a_socket_closed_behind_the_transports_back(loop, kind):
+    """Its number may be another socket's by now: nothing may be written to that one."""
+    near, peer = socket_pair(kind)
+    with peer:
+        transport, protocol = await loop.create_connection(Recorder, sock=near)
+        number = near.fileno()
+        near.close()
+        one, two = socket.socketpair()
+        with one, two:
+            assert number in (one.fileno(), two.fileno())
+            transport.write(b"stray")
+            assert pending(one) == pending(two) == b""
+            exc = await protocol.lost
+            assert isinstance(exc, OSError) and exc.errno == errno.EBADF
+            await settle(loop)
+            one.send(b"the new sockets work")
+            assert pending(two) == b"the new sockets work"
+
+
+@on_loop
+async def test_reading_from_a_socket_closed_behind_the_transports_back(loop):
+    """Nor may what is another socket's by now be read from."""
+    near, peer = socket_pair("unix")
+    with peer:
+        transport, protocol = await loop.create_connection(Recorder, sock=near)
+        transport.pause_reading()
+        number = near.fileno()
+        near.close()
+        one, two = socket.socketpair()
+        with one, two:
+            mine, other = (one, two) if one.fileno() == number else (two, one)
+            assert mine.fileno() == number
+            other.send(b"not for the transport")
+            transport.resume_reading()
+            exc = await protocol.lost
+            assert isinstance(exc, OSError) and exc.errno == errno.EBADF
+            await settle(loop)
+            assert protocol.data == b""
+            assert pending(mine) == b"not for the transport"
 
 
 @on_loop

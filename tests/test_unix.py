@@ -164,6 +164,42 @@ async def test_extra_info(loop, directory):
     await settle(loop)
 
 
+@pytest.mark.parametrize("form", ["path", pytest.param("abstract", marks=linux_only)])
+@on_loop
+async def test_the_peername_of_a_client_with_a_name(loop, directory, form):
+    path = os.path.join(directory, "socket")
+    name = os.path.join(directory, "client")
+    if form == "abstract":
+        name = b"\0pyloop-client\0%d" % os.getpid()
+    accepted = []
+
+    def factory():
+        accepted.append(Recorder())
+        return accepted[-1]
+
+    server = await loop.create_unix_server(factory, path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path + "2")
+        listener.listen()
+        listener.setblocking(False)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.bind(name)
+            client.connect(path)
+            await until(lambda: accepted and accepted[0].made.done())
+            assert accepted[0].transport.get_extra_info("peername") == name
+        await accepted[0].lost
+        if form == "path":
+            os.unlink(name)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.bind(name)
+            client.connect(path + "2")
+            conn, peername = await loop.sock_accept(listener)
+            conn.close()
+            assert peername == name
+    server.close()
+    await settle(loop)
+
+
 # -- the file ------------------------------------------------------------------------
 
 
