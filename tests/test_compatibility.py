@@ -1,0 +1,313 @@
+"""What docs/compatibility.md says is missing, or is not as on asyncio's loop.
+
+What other files prove, poll skipping for one, is not repeated here.
+"""
+
+import asyncio
+import collections.abc
+import contextvars
+import gc
+import inspect
+import os
+import signal
+import socket
+import sys
+import types
+import weakref
+
+import pytest
+import support
+from streamkit import connected, on_loop, pending, record_errors, until
+
+pytestmark = pytest.mark.pyloop_only
+
+# --- missing ------------------------------------------------------------------------
+
+
+def endpoint(loop):
+    return loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+    )
+
+
+def reading(loop):
+    return loop.connect_read_pipe(asyncio.Protocol, open(os.devnull, "rb"))
+
+
+def writing(loop):
+    return loop.connect_write_pipe(asyncio.Protocol, open(os.devnull, "wb"))
+
+
+def executing(loop):
+    return loop.subprocess_exec(asyncio.SubprocessProtocol, sys.executable, "-V")
+
+
+def shell(loop):
+    return loop.subprocess_shell(asyncio.SubprocessProtocol, "exit")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of what asyncio's code opened
+@pytest.mark.parametrize("ask", [endpoint, reading, writing, executing, shell])
+def test_what_is_missing_says_so(loop, ask):
+    with pytest.raises(NotImplementedError):
+        loop.run_until_complete(ask(loop))
+    support.collect()
+
+
+@on_loop
+async def test_sendfile_copies(loop):
+    """Only asyncio's fallback is there; who refuses it is told as by asyncio."""
+    async with connected() as (transport, _, peer):
+        with open(__file__, "rb") as file:
+            with pytest.raises(asyncio.SendfileNotAvailableError):
+                await loop.sendfile(transport, file, fallback=False)
+            assert await loop.sendfile(transport, file, 3, 10) == 10
+            file.seek(3)
+            assert peer.recv(100) == file.read(10)
+    with support.socket_pair() as (left, right), open(__file__, "rb") as file:
+        with pytest.raises(asyncio.SendfileNotAvailableError):
+            await loop.sock_sendfile(left, file, fallback=False)
+        assert await loop.sock_sendfile(left, file, 3, 10) == 10
+        assert len(right.recv(100)) == 10
+
+
+@pytest.mark.skipif(
+    sys.version_info >= (3, 14), reason="Python 3.14 removed child watchers"
+)
+def test_the_policy_has_no_child_watchers():
+    import pyloop
+
+    policy = pyloop.EventLoopPolicy()
+    with pytest.raises(NotImplementedError, match="child watchers"):
+        policy.get_child_watcher()
+    with pytest.raises(NotImplementedError, match="child watchers"):
+        policy.set_child_watcher(None)
+
+
+# --- held writes --------------------------------------------------------------------
+
+
+AT_ONCE = (b"head", b"body")
+TOGETHER = (b"", b"headbody")
+
+
+async def teach(transport, peer, times):
+    """Make two writes in each of several callbacks; what the peer had after each."""
+    loop = asyncio.get_running_loop()
+    seen = []
+
+    def two_writes():
+        transport.write(b"head")
+        between = pending(peer)
+        transport.write(b"body")
+        seen.append((between, pending(peer)))
+
+    for _ in range(times):
+        loop.call_soon(two_writes)
+        await asyncio.sleep(0)
+    return seen
+
+
+@on_loop
+async def test_the_fourth_callback_of_two_writes_holds_the_first(loop):
+    async with connected() as (transport, _, peer):
+        seen = await teach(transport, peer, 5)
+        assert seen == [AT_ONCE] * 3 + [TOGETHER] * 2
+
+
+@on_loop
+async def test_one_write_and_a_wait_for_the_peer_in_the_same_callback(loop):
+    """The one program that can tell: the peer has it when the callback returns."""
+    async with connected() as (transport, _, peer):
+        await teach(transport, peer, 5)
+        seen = []
+
+        def one_write():
+            transport.write(b"question")
+            seen.append(pending(peer))
+
+        for _ in range(2):
+            loop.call_soon(one_write)
+            loop.call_soon(lambda: seen.append(pending(peer)))
+            await asyncio.sleep(0)
+        assert seen == [b"", b"question", b"question", b""]
+
+
+@pytest.mark.parametrize("way", ["environment", "debug mode"])
+def test_nothing_is_held_when_switched_off(new_loop, monkeypatch, way):
+    if way == "environment":
+        monkeypatch.setenv("PYLOOP_HOLD_WRITES", "0")
+    loop = new_loop()
+    loop.set_debug(way == "debug mode")
+
+    @on_loop
+    async def body(loop):
+        async with connected() as (transport, _, peer):
+            assert await teach(transport, peer, 6) == [AT_ONCE] * 6
+
+    body(loop=loop)
+
+
+# --- timers -------------------------------------------------------------------------
+
+
+class Thing:
+    pass
+
+
+def test_a_cancelled_timer_keeps_nothing(loop):
+    """asyncio keeps up to 100 of them, and what their contexts hold."""
+    variable = contextvars.ContextVar("variable")
+    thing = Thing()
+    context = contextvars.copy_context()
+    context.run(variable.set, thing)
+    gone = weakref.ref(thing)
+    handle = loop.call_later(1000, print, context=context)
+    assert loop._scheduled == [handle]
+    assert handle._scheduled
+    handle.cancel()
+    assert loop._scheduled == []
+    assert not handle._scheduled
+    del handle, context, thing
+    gc.collect()
+    assert gone() is None
+
+
+def test_snapshots_of_the_queues(loop):
+    later, now = loop.call_later(1000, print), loop.call_soon(print, "")
+    assert loop._ready == [now]
+    assert loop._scheduled == [later]
+    loop._ready.clear()
+    loop._scheduled.clear()
+    assert loop._ready == [now]
+    assert loop._scheduled == [later]
+    for name in ("_ready", "_scheduled"):
+        with pytest.raises(AttributeError, match="read-only snapshots"):
+            setattr(loop, name, [now])
+        setattr(loop, name, [])  # what asyncio's constructor does
+        assert len(getattr(loop, name)) == 1
+    later.cancel()
+    now.cancel()
+
+
+# --- servers ------------------------------------------------------------------------
+
+
+@on_loop
+async def test_a_connection_is_made_inside_the_accepting_callback(loop):
+    """asyncio makes a task for it and calls connection_made an iteration later."""
+    seen = []
+
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport):
+            seen.append(("made", asyncio.current_task()))
+            transport.abort()
+
+    def factory():
+        loop.call_soon(seen.append, "the next callback")
+        seen.append(("factory", asyncio.current_task()))
+        return Protocol()
+
+    server = await loop.create_server(factory, "127.0.0.1", 0)
+    with socket.create_connection(server.sockets[0].getsockname()):
+        await until(lambda: len(seen) == 3)
+    server.close()
+    assert seen == [("factory", None), ("made", None), "the next callback"]
+
+
+@on_loop
+async def test_a_failing_factory_is_reported_without_debug_mode(loop):
+    """asyncio says nothing then, so that a server seems to hang up on its clients."""
+
+    def factory():
+        raise ZeroDivisionError("in the factory")
+
+    errors = record_errors(loop)
+    server = await loop.create_server(factory, "127.0.0.1", 0)
+    with socket.create_connection(server.sockets[0].getsockname()):
+        await until(lambda: errors.contexts)
+    server.close()
+    context = errors.only()
+    assert context["message"] == "Error on transport creation for incoming connection"
+    assert isinstance(context["exception"], ZeroDivisionError)
+    errors.contexts.clear()
+
+
+@on_loop
+async def test_a_failing_connection_made_names_the_transport(loop):
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport):
+            raise ZeroDivisionError("in connection_made")
+
+    errors = record_errors(loop)
+    with support.socket_pair() as (left, _):
+        transport, _ = await loop.create_connection(Protocol, sock=left)
+        context = errors.only()
+        assert context["message"] == (
+            "Fatal error: protocol.connection_made() call failed."
+        )
+        assert context["transport"] is transport
+        errors.contexts.clear()
+        transport.abort()
+        await asyncio.sleep(0)
+
+
+# --- objects ------------------------------------------------------------------------
+
+
+@on_loop
+async def test_coroutines_made_in_c(loop):
+    with support.socket_pair() as (left, _):
+        for coroutine in (loop.sock_recv(left, 1), loop.getaddrinfo("::1", 1)):
+            assert isinstance(coroutine, collections.abc.Coroutine)
+            assert asyncio.iscoroutine(coroutine)
+            assert inspect.isawaitable(coroutine)
+            assert not isinstance(coroutine, types.CoroutineType)
+            assert not inspect.iscoroutine(coroutine)
+            assert coroutine.cr_frame is None
+            coroutine.close()
+    assert not inspect.iscoroutinefunction(loop.sock_recv)
+
+
+@on_loop
+async def test_repr_names(loop):
+    async with connected() as (transport, _, _):
+        assert repr(transport).startswith(f"<SocketTransport fd={transport._sock_fd} ")
+        assert repr(loop).startswith("<Loop running=True ")
+
+
+@on_loop
+async def test_arguments_by_position_only(loop):
+    async with connected() as (transport, protocol, peer):
+        for call, names in [
+            (loop.add_reader, {"fd": 0, "callback": print}),
+            (loop.add_writer, {"fd": 0, "callback": print}),
+            (loop.remove_reader, {"fd": 0}),
+            (loop.remove_writer, {"fd": 0}),
+            (transport.write, {"data": b""}),
+            (transport.writelines, {"list_of_data": []}),
+            (transport.set_protocol, {"protocol": protocol}),
+        ]:
+            with pytest.raises(TypeError):
+                call(**names)
+
+
+@on_loop
+async def test_there_is_no_selector(loop):
+    async with connected() as (transport, _, _):
+        assert not hasattr(loop, "_selector")
+        assert not hasattr(loop, "_transports")
+        assert not hasattr(transport, "max_size")
+
+
+def test_the_wakeup_descriptor_is_the_loop_s_during_a_run(loop):
+    seen = []
+
+    def look():
+        seen.append(signal.set_wakeup_fd(-1))
+        signal.set_wakeup_fd(seen[0])
+
+    loop.call_soon(look)
+    support.run_once(loop)
+    assert seen == [loop._csock.fileno()]
+    assert signal.set_wakeup_fd(-1) == -1
