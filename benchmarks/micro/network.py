@@ -10,7 +10,8 @@ from micro.registry import row
 MESSAGE = b"x" * 63 + b"\n"
 
 
-@row("getaddrinfo", "getaddrinfo of a literal")
+# Some loops ask a thread even for a literal.
+@row("getaddrinfo", "getaddrinfo of a literal", waits=True)
 def getaddrinfo(loop: asyncio.AbstractEventLoop, n: int) -> int:
     async def main() -> None:
         for _ in range(n):

@@ -7,7 +7,7 @@ import asyncio
 from micro.registry import row
 
 
-@row("run_in_executor", "run_in_executor(noop)")
+@row("run_in_executor", "run_in_executor(noop)", waits=True)
 def run_in_executor(loop: asyncio.AbstractEventLoop, n: int) -> int:
     def noop() -> None:
         pass

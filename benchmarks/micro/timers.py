@@ -18,7 +18,7 @@ def call_later_cancel(loop: asyncio.AbstractEventLoop, n: int) -> int:
     return in_batches(loop, n, batch)
 
 
-@row("gather_sleep", "gather of 1000 sleep(0.001)")
+@row("gather_sleep", "gather of 1000 sleep(0.001)", waits=True)
 def gather_sleep(loop: asyncio.AbstractEventLoop, n: int) -> int:
     rounds = -(-n // BATCH)
 
