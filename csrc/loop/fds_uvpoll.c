@@ -12,6 +12,10 @@
  * work as well: uv_poll_start costs two system calls, and a direction switched on and off
  * again between two polls costs none.
  *
+ * Not cured: over epoll, a descriptor that is closed while watched stays registered if a
+ * duplicate keeps its file open. libuv cannot remove it, and is busy inside uv_run while
+ * that file is ready; asyncio's loop is then, too. fds_epoll.c cures it.
+ *
  * Invariant V1: entry->poller_data != NULL <=> entry->armed != 0, and then the watch's
  *               generation and wanted are the entry's generation and armed.
  * Invariant V2: outside uv_run, libuv has nothing left to register: a watch is started
