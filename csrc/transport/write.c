@@ -229,16 +229,19 @@ queue_send(StreamObject *self)
     return n < 0 && would_block(errno) ? 0 : n;
 }
 
+/* What the kernel did not take waits for it; the protocol hears of a full queue. A
+ * descriptor that cannot be watched is a lost connection. 0, or -1 to leave run. */
 static int
-stream_watch_writing(StreamObject *self)
+stream_wait_writable(StreamObject *self)
 {
     PyObject *replaced;
     if (fds_watch(self->loop, self->fd, FD_WRITE, on_writable, (PyObject *)self, NULL,
                   &replaced) < 0) {
-        return -1;
+        stream_drop_queue(self);
+        return stream_fatal_error(self, "Fatal write error on socket transport");
     }
     Py_XDECREF(replaced);
-    return 0;
+    return stream_maybe_pause_protocol(self);
 }
 
 static void
@@ -352,14 +355,7 @@ stream_send_held(StreamObject *self)
         return stream_write_failed(self, errno);
     }
     queue_consume(self, (size_t)n);
-    if (self->queue_count == 0) {
-        return 0;
-    }
-    if (stream_watch_writing(self) < 0) {
-        stream_drop_queue(self);
-        return stream_fatal_error(self, "Fatal write error on socket transport");
-    }
-    return stream_maybe_pause_protocol(self);
+    return self->queue_count > 0 ? stream_wait_writable(self) : 0;
 }
 
 /* The callback's end, or something that could see a difference. An error is kept apart
@@ -418,11 +414,10 @@ stream_write_bytes(StreamObject *self, PyObject *data, const char *start, size_t
             return 0;
         }
     }
-    if (queue_push_rest(self, data, start, length, sent) < 0 ||
-        stream_watch_writing(self) < 0) {
+    if (queue_push_rest(self, data, start, length, sent) < 0) {
         return -1;
     }
-    return stream_maybe_pause_protocol(self);
+    return stream_wait_writable(self);
 }
 
 /* The write counts as lost: asyncio warns once it happened often. */
