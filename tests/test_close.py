@@ -474,7 +474,7 @@ def test_an_open_loop_that_is_dropped_warns_and_is_closed(loop_kind):
     assert support.open_descriptors() == before
 
 
-def test_hundreds_of_loops(loop_kind):
+def test_many_loops(loop_kind):
     loops = [support.make_loop(loop_kind) for _ in range(50)]
     for loop in loops:
         loop.call_later(1000, print)

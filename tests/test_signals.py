@@ -522,12 +522,18 @@ def test_ctrl_c_with_a_replaced_wakeup_descriptor_is_not_lost(loop):
     with support.socket_pair() as (left, right):
         before = signal.set_wakeup_fd(-1)
         try:
+
+            def wake():
+                timers.append(loop.call_later(0.05, wake))
+
+            timers = []
+            wake()
             loop.call_soon(signal.set_wakeup_fd, right.fileno())
-            loop.call_later(0.05, int)
             thread = signal_when_asleep(loop)
             with pytest.raises(KeyboardInterrupt):
                 loop.run_forever()
             thread.join()
+            timers[-1].cancel()
             assert signal.SIGINT in support.drain(left)
         finally:
             signal.set_wakeup_fd(before)
