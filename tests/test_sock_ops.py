@@ -668,6 +668,7 @@ async def test_the_number_of_a_socket_closed_while_waiting_is_reused(loop):
 @on_loop
 async def test_a_socket_with_a_timeout_of_its_own_outside_debug_mode(loop):
     """Its data is there, so that nothing would block."""
+    loop.set_debug(False)
     with Pair() as (near, far):
         near.settimeout(5)
         far.send(b"data")
