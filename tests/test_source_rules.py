@@ -292,3 +292,13 @@ def test_text_is_tidy(texts, suffix):
     chosen = {name: text for name, text in texts.items() if name.endswith(suffix)}
     assert not matches(chosen, r"[ \t]+$|\r")
     assert not [n for n, text in chosen.items() if text and not text.endswith("\n")]
+
+
+def test_links_between_documents_lead_somewhere(texts):
+    broken = []
+    for name, text in texts.items():
+        if name.endswith(".md"):
+            for link in re.findall(r"\]\(([^)#\s]+)", text):
+                if ":" not in link and not (ROOT / name).parent.joinpath(link).exists():
+                    broken.append(f"{name}: {link}")
+    assert not broken
