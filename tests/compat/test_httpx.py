@@ -72,7 +72,7 @@ def test_pool_of_connections(loop):
             aiohttp_site(application(web.get("/", peer_port))) as url,
             httpx.AsyncClient(limits=limits, trust_env=False) as client,
         ):
-            answers = await asyncio.gather(*[client.get(url) for _ in range(200)])
+            answers = await asyncio.gather(*[client.get(url) for _ in range(100)])
             assert 1 <= len({answer.text for answer in answers}) <= 5
 
     support.run(loop, main())
@@ -81,6 +81,7 @@ def test_pool_of_connections(loop):
 def test_timeouts(loop):
     async def main():
         release = asyncio.Event()
+        short = httpx.Timeout(support.PATIENCE, read=0.05)
 
         async def wait(request):
             await release.wait()
@@ -88,7 +89,7 @@ def test_timeouts(loop):
 
         async with (
             aiohttp_site(application(web.get("/", wait))) as url,
-            httpx.AsyncClient(trust_env=False, timeout=0.05) as client,
+            httpx.AsyncClient(trust_env=False, timeout=short) as client,
         ):
             with pytest.raises(httpx.ReadTimeout):
                 await client.get(url)
