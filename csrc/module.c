@@ -4,6 +4,7 @@
 #include "base/state.h"
 #include "loop/handle.h"
 #include "loop/loop.h"
+#include "loop/sockets.h"
 #include "transport/stream.h"
 
 #include <uv.h>
@@ -21,7 +22,7 @@ static int
 module_exec(PyObject *module)
 {
     PyloopState *state = state_of_module(module);
-    if (state_init(state) < 0) {
+    if (state_init(state) < 0 || sockets_init(state) < 0) {
         return -1;
     }
     for (size_t i = 0; i < Py_ARRAY_LENGTH(type_table); i++) {

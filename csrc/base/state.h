@@ -109,6 +109,7 @@
     X(sendfile_try_native, "asyncio.constants", "_SendfileMode.TRY_NATIVE")            \
     X(socket_module, "socket", "")                                                     \
     X(SocketType, "socket", "socket")                                                  \
+    X(BaseSocketType, "_socket", "socket")                                             \
     X(socket_family, "_socket", "socket.family")                                       \
     X(socket_type, "_socket", "socket.type")                                           \
     X(socket_proto, "_socket", "socket.proto")                                         \
@@ -141,6 +142,8 @@ typedef struct {
     PyObject *empty_tuple;
     PyObject *original_getaddrinfo; /* socket.getaddrinfo as it was at import */
     PyObject *original_getnameinfo;
+    Py_ssize_t
+        sock_fd_offset; /* sockets.c: of the descriptor in a socket object, or 0 */
 #define X(n) Py_ssize_t live_##n;
     PYLOOP_COUNTERS(X)
 #undef X
@@ -148,7 +151,7 @@ typedef struct {
 
 extern PyModuleDef pyloop_module_def; /* module.c */
 
-/* Fills names and imports; the types come after (module.c). 0, or -1. */
+/* Fills names and imports; the rest comes after (module.c). 0, or -1. */
 int state_init(PyloopState *state);
 int state_traverse(PyloopState *state, visitproc visit, void *arg);
 void state_clear(PyloopState *state);

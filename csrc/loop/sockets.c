@@ -66,6 +66,54 @@ sockets_lend(PyloopState *state, const SocketKind *kind, int fd)
     return sockets_make(state->SocketType, kind, fd);
 }
 
+/* The first field of every socket object. No header says so: hence the look at one. */
+enum { SOCK_FD_OFFSET = sizeof(PyObject) };
+
+static int
+sockets_stored_fd(PyObject *sock, Py_ssize_t offset)
+{
+    return *(const int *)((const char *)sock + offset);
+}
+
+int
+sockets_init(PyloopState *state)
+{
+    PyObject *sock = PyObject_CallNoArgs(state->BaseSocketType);
+    if (sock == NULL) {
+        PyErr_Clear(); /* no sockets to be had just now: ask fileno() each time */
+        return 0;
+    }
+    PyObject *fd = PyObject_CallMethodNoArgs(sock, state->str_fileno);
+    long open_fd = fd != NULL ? PyLong_AsLong(fd) : -1;
+    Py_XDECREF(fd);
+    bool found = open_fd >= 0 && sockets_stored_fd(sock, SOCK_FD_OFFSET) == open_fd;
+    PyObject *closed = open_fd >= 0 ? call_method0(sock, state->str_close) : NULL;
+    found = found && closed != NULL && sockets_stored_fd(sock, SOCK_FD_OFFSET) == -1;
+    Py_DECREF(sock);
+    if (closed == NULL) {
+        return -1;
+    }
+    Py_DECREF(closed);
+    state->sock_fd_offset = found ? SOCK_FD_OFFSET : 0;
+    return 0;
+}
+
+bool
+sockets_is(PyloopState *state, PyObject *sock, int fd)
+{
+    if (state->sock_fd_offset > 0 &&
+        PyObject_TypeCheck(sock, (PyTypeObject *)state->BaseSocketType)) {
+        return sockets_stored_fd(sock, state->sock_fd_offset) == fd;
+    }
+    PyObject *number = PyObject_CallMethodNoArgs(sock, state->str_fileno);
+    long value = number != NULL ? PyLong_AsLong(number) : -1;
+    Py_XDECREF(number);
+    if (PyErr_Occurred()) {
+        PyErr_Clear(); /* it is not open, then */
+    }
+    return value == fd;
+}
+
 int
 sockets_accept(int fd, struct sockaddr_storage *address, socklen_t *length)
 {

@@ -24,6 +24,14 @@ PyObject *sockets_wrap(PyloopState *state, const SocketKind *kind, int fd);
  * socket that is closed. */
 PyObject *sockets_lend(PyloopState *state, const SocketKind *kind, int fd);
 
+/* Looks up where a socket object keeps its descriptor, for sockets_is. 0, or -1. */
+int sockets_init(PyloopState *state);
+
+/* Is sock still open, as this descriptor? Whoever closes a socket object behind the back
+ * of its user frees the number, which another file may have by now. No system call, and
+ * for socket objects no call at all. Clears what a strange fileno() raises. */
+bool sockets_is(PyloopState *state, PyObject *sock, int fd);
+
 /* accept(2): a descriptor that is non-blocking and not inherited; -1 with errno. The
  * address is zeroed first (a path that fills its place has no NUL of its own). */
 int sockets_accept(int fd, struct sockaddr_storage *address, socklen_t *length);

@@ -91,8 +91,8 @@ extra_make(StreamObject *self, PyObject *name)
     if (name == state->str_socket) {
         return extra_transport_socket(self);
     }
-    if (self->phase == STREAM_CLOSED) {
-        return Py_NewRef(Py_None); /* stream_extra_keep could not say */
+    if (self->phase == STREAM_CLOSED || !stream_owns_fd(self)) {
+        return Py_NewRef(Py_None); /* nobody can say any more */
     }
     return name == state->str_sockname ? extra_sockname(self) : extra_peername(self);
 }

@@ -196,6 +196,9 @@ on_readable(LoopObject *Py_UNUSED(loop), PyObject *owner)
     if (self->lost > 0 || self->paused) {
         return 0;
     }
+    if (!stream_owns_fd(self)) {
+        return stream_disowned(self, "Fatal read error on socket transport");
+    }
     PyObject *context = stream_enter_context(self);
     if (context == NULL) {
         return stream_fatal_error(self, "Fatal read error on socket transport");

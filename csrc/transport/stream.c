@@ -356,6 +356,14 @@ stream_fatal_error(StreamObject *self, const char *message)
     return rc;
 }
 
+int
+stream_disowned(StreamObject *self, const char *message)
+{
+    stream_drop_queue(self);
+    (void)errors_raise_errno(EBADF);
+    return stream_fatal_error(self, message);
+}
+
 /* ---- methods ------------------------------------------------------------------ */
 
 static PyObject *
@@ -422,6 +430,12 @@ stream_resume_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
         Py_RETURN_NONE;
     }
     self->paused = false;
+    if (!stream_owns_fd(self)) {
+        if (stream_disowned(self, "Fatal read error on socket transport") < 0) {
+            return NULL;
+        }
+        Py_RETURN_NONE;
+    }
     if (self->phase == STREAM_OPEN && !self->read_eof &&
         stream_watch_reading(self) < 0) {
         return NULL;

@@ -74,6 +74,8 @@ StreamObject *stream_new(LoopObject *loop, int fd, PyObject *sock,
                          PyObject *server);
 /* connection_made, then reading. 0, or -1 with what must leave run. */
 int stream_start(StreamObject *self);
+/* The connection is lost: stream_owns_fd() is false. As an operation on a closed socket. */
+int stream_disowned(StreamObject *self, const char *message);
 /* The transport.close() of asyncio. 0, or -1 (the loop is closed). */
 int stream_close(StreamObject *self);
 /* asyncio's _force_close: drops the queue; exc may be NULL. 0, or -1. */
@@ -113,6 +115,14 @@ int stream_maybe_pause_protocol(StreamObject *self);
 /* Offers what is held to the kernel, now. Any error becomes the transport's. */
 void stream_release_held(StreamObject *self);
 void stream_drop_queue(StreamObject *self);
+
+/* False when somebody closed the Python socket behind our back: its number may be another
+ * file's by now, and must not be used. */
+static inline bool
+stream_owns_fd(StreamObject *self)
+{
+    return self->sock == NULL || sockets_is(self->loop->state, self->sock, self->fd);
+}
 
 static inline bool
 stream_is_holding(const StreamObject *self)

@@ -216,6 +216,10 @@ would_block(int err)
 static ssize_t
 queue_send(StreamObject *self)
 {
+    if (!stream_owns_fd(self)) {
+        errno = EBADF;
+        return -1;
+    }
     struct iovec vector[IOV_MAX_PER_SEND];
     size_t count =
         self->queue_count < IOV_MAX_PER_SEND ? self->queue_count : IOV_MAX_PER_SEND;
@@ -276,7 +280,7 @@ stream_drained(StreamObject *self)
         self->lost++;
         return stream_lost(self, NULL);
     }
-    if (self->write_eof) {
+    if (self->write_eof && stream_owns_fd(self)) {
         (void)shutdown(self->fd, SHUT_WR); /* a lost peer is seen by reading */
     }
     return 0;
@@ -405,6 +409,9 @@ stream_write_bytes(StreamObject *self, PyObject *data, const char *start, size_t
     }
     size_t sent = 0;
     if (self->queue_count == 0) {
+        if (!stream_owns_fd(self)) {
+            return stream_write_failed(self, EBADF);
+        }
         ssize_t n = send(self->fd, start, length, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0 && !would_block(errno)) {
             return stream_write_failed(self, errno);
@@ -580,8 +587,9 @@ stream_write_eof(PyObject *op, PyObject *Py_UNUSED(ignored))
         Py_RETURN_NONE;
     }
     self->write_eof = true;
-    if (self->queue_count == 0 && shutdown(self->fd, SHUT_WR) < 0) {
-        (void)errors_raise_errno(errno);
+    bool owned = stream_owns_fd(self);
+    if (self->queue_count == 0 && (!owned || shutdown(self->fd, SHUT_WR) < 0)) {
+        (void)errors_raise_errno(owned ? errno : EBADF);
         return NULL;
     }
     Py_RETURN_NONE;
