@@ -87,7 +87,13 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
             )
             asyncio._set_running_loop(self)
             with self._woken_by_signals():
-                self._run()
+                if type(self)._run_once is _core.Loop._run_once:
+                    self._run()
+                else:  # a subclass's own iteration
+                    while True:
+                        self._run_once()
+                        if self._stopping:
+                            break
         finally:
             self._stopping = False
             self._thread_id = None

@@ -1,9 +1,8 @@
 /* heap.h - the timer heap: a 4-ary min-heap over (deadline, sequence).
  *
  * Plain C, no Python.h. Nodes are embedded in their owners (TimerHandleObject) and know
- * their own index, so that a cancelled timer leaves at once: its callback's memory is
- * freed when the user cancels, not when the deadline comes, and the heap never holds
- * dead entries (docs/decisions/0002). Deadlines are seconds as doubles, exactly what
+ * their own index, so that a cancelled timer leaves at once: its handle is freed when the
+ * user lets go of it, not when the deadline comes, and the heap never holds dead entries (docs/decisions/0002). Deadlines are seconds as doubles, exactly what
  * loop.time() counts in, so an overridden clock needs no second kind of key.
  */
 #ifndef PYLOOP_DS_HEAP_H

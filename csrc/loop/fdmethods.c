@@ -12,7 +12,8 @@
 static int
 on_handle_ready(LoopObject *Py_UNUSED(loop), PyObject *owner)
 {
-    return handle_run((HandleObject *)owner);
+    /* As asyncio's selector loop: a handle cancelled by itself is not watched for. */
+    return ((HandleObject *)owner)->cancelled ? 1 : handle_run((HandleObject *)owner);
 }
 
 int

@@ -86,8 +86,11 @@ int
 fds_watch(LoopObject *loop, int fd, unsigned int direction, FdCallback ready,
           PyObject *owner, PyObject *identity, PyObject **replaced)
 {
-    FdEntry *entry = fds_entry_make(loop, fd);
     *replaced = NULL;
+    if (loop_check_closed(loop) < 0 || loop_check_fork(loop) < 0) {
+        return -1;
+    }
+    FdEntry *entry = fds_entry_make(loop, fd);
     if (entry == NULL) {
         return -1;
     }
@@ -146,7 +149,7 @@ fds_unwatch(LoopObject *loop, int fd, unsigned int direction, bool lazy)
     unsigned int wanted = entry_wanted(entry);
     fds_count_watched(loop, true, wanted != 0);
     PyObject *identity = NULL;
-    if (!(lazy && entry_has_identity(entry))) {
+    if (!(lazy && entry_has_identity(entry)) && loop_check_fork(loop) == 0) {
         /* An error means that the user closed it before: it is not watched either way. */
         (void)loop->fds.poller->arm(loop, fd, entry, wanted);
         if (wanted == 0) {
@@ -165,7 +168,7 @@ fds_forget(LoopObject *loop, int fd)
     if (entry == NULL) {
         return;
     }
-    if (entry->armed != 0) {
+    if (entry->armed != 0 && loop_check_fork(loop) == 0) {
         (void)loop->fds.poller->arm(loop, fd, entry, 0); /* as in fds_unwatch */
     }
     fds_count_watched(loop, entry_wanted(entry) != 0, false);
@@ -182,6 +185,9 @@ fds_forget(LoopObject *loop, int fd)
 int
 fds_set_transport(LoopObject *loop, int fd, PyObject *transport)
 {
+    if (loop_check_closed(loop) < 0) {
+        return -1;
+    }
     FdEntry *entry = fds_entry_make(loop, fd);
     if (entry == NULL) {
         return -1;
@@ -235,6 +241,13 @@ fds_dispatch_direction(LoopObject *loop, int fd, uint32_t generation,
     FdCallback ready = slot->ready;
     PyObject *owner = Py_NewRef(slot->owner);
     int rc = ready(loop, owner);
+    if (rc > 0) {
+        entry = fds_entry(loop, fd);
+        if (entry != NULL && entry_slot(entry, direction)->owner == owner) {
+            Py_XDECREF(fds_unwatch(loop, fd, direction, false));
+        }
+        rc = 0;
+    }
     Py_DECREF(owner);
     return rc;
 }

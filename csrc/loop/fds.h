@@ -22,7 +22,8 @@ typedef struct LoopObject LoopObject;
 enum { FD_READ = 1, FD_WRITE = 2 };
 
 /* What happens when a direction is ready. Runs in the loop's thread; may do anything,
- * closing the loop's descriptors included. 0, or -1 with an exception that leaves run. */
+ * closing the loop's descriptors included. 0; 1 to be unwatched; or -1 with an exception
+ * that leaves run. */
 typedef int (*FdCallback)(LoopObject *loop, PyObject *owner);
 
 typedef struct {
@@ -63,6 +64,9 @@ struct FdPoller {
     void (*close)(LoopObject *loop);
     /* Makes the kernel watch exactly `mask`; sets entry->armed and ->generation. */
     int (*arm)(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask);
+    /* In a forked child, after uv_loop_fork: what the parent still uses is replaced by the
+     * child's own. 0, or -1 with an exception. */
+    int (*after_fork)(LoopObject *loop);
     /* Waits until an event, a wake-up or `seconds` (INFINITY: no limit), with the GIL
      * given up if `detach`; hands every event to fds_record. 0, or -1 with an exception. */
     int (*poll)(LoopObject *loop, double seconds, bool detach);

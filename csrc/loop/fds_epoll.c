@@ -259,6 +259,22 @@ fail_timerfd:
     return err;
 }
 
+static int
+epoll_after_fork(LoopObject *loop)
+{
+    FdTable *table = &loop->fds;
+    int fresh = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (fresh < 0) {
+        return errors_raise_errno(errno);
+    }
+    (void)close(table->timerfd); /* the parent's goes on */
+    table->timerfd = fresh;
+    table->timer_deadline = INFINITY;
+    (void)uv_run(&loop->uv,
+                 UV_RUN_NOWAIT); /* registers the new waker, as in epoll_init */
+    return epoll_rebuild(loop);
+}
+
 static void
 epoll_close(LoopObject *loop)
 {
@@ -273,6 +289,7 @@ const FdPoller fds_epoll_poller = {
     .init = epoll_init,
     .close = epoll_close,
     .arm = epoll_arm,
+    .after_fork = epoll_after_fork,
     .poll = epoll_poll,
 };
 

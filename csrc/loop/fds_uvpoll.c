@@ -489,10 +489,18 @@ uvpoll_close(LoopObject *loop)
     table->uv_poller = NULL;
 }
 
+/* uv_loop_fork has registered every started watch anew. */
+static int
+uvpoll_after_fork(LoopObject *Py_UNUSED(loop))
+{
+    return 0;
+}
+
 const FdPoller fds_uvpoll_poller = {
     .name = "uv_poll",
     .init = uvpoll_init,
     .close = uvpoll_close,
     .arm = uvpoll_arm,
+    .after_fork = uvpoll_after_fork,
     .poll = uvpoll_poll,
 };

@@ -569,6 +569,13 @@ timerhandle_get_scheduled(PyObject *op, void *Py_UNUSED(closure))
 int
 loop_ready_push_steal(LoopObject *loop, HandleObject *handle)
 {
+    /* Closed since the caller looked: until 3.11 any allocation may run the collector, and
+     * with it somebody's finalizer. Who called from another thread before comes first. */
+    if (loop_check_closed(loop) < 0 ||
+        (loop->inbox_waiting && threadsafe_take_inbox(loop) < 0)) {
+        Py_DECREF(handle);
+        return -1;
+    }
     if (!ring_push(&loop->ready, ready_word_of_handle(handle))) {
         Py_DECREF(handle);
         PyErr_NoMemory();

@@ -10,8 +10,10 @@
 #include "base/errors.h"
 #include "loop/handle.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- checks and overrides ------------------------------------------------ */
 
@@ -90,6 +92,21 @@ loop_setattro(PyObject *op, PyObject *name, PyObject *value)
     return 0;
 }
 
+int
+loop_check_fork(LoopObject *self)
+{
+    pid_t pid = getpid();
+    if (pid == self->pid || !self->uv_open) {
+        return 0;
+    }
+    self->pid = pid; /* first: what follows comes back here */
+    int err = uv_loop_fork(&self->uv);
+    if (err < 0) {
+        return errors_raise_uv(err);
+    }
+    return self->fds.poller->after_fork(self);
+}
+
 char *
 loop_scratch(LoopObject *self)
 {
@@ -117,8 +134,14 @@ loop_env_flag(const char *name, bool fallback)
 static int
 loop_open(LoopObject *self)
 {
+    self->uv.backend_fd = -1;
+    self->pid = getpid();
     int err = uv_loop_init(&self->uv);
     if (err < 0) {
+        /* libuv 1.44 forgets its epoll descriptor when a later one cannot be had. */
+        if (self->uv.backend_fd != -1 && fcntl(self->uv.backend_fd, F_GETFD) != -1) {
+            (void)close(self->uv.backend_fd);
+        }
         return errors_raise_uv(err);
     }
     if (threadsafe_init(self) < 0) {
@@ -190,6 +213,9 @@ static void
 loop_close_core(LoopObject *self)
 {
     if (self->uv_open) {
+        if (loop_check_fork(self) < 0) {
+            PyErr_WriteUnraisable(NULL); /* out of descriptors, in a child */
+        }
         loop_drop_work(self);
         self->uv_open = false;
         fds_close(self);

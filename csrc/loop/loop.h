@@ -45,6 +45,7 @@ struct LoopObject {
     PyloopState *state; /* borrowed from module */
     LoopPhase phase;
     bool uv_open; /* uv, waker, poller, inbox_lock exist: until loop_close_core */
+    pid_t pid;    /* the process that the uv loop and the poller belong to */
     bool counted; /* in state->live_loops */
 
     /* Flags that asyncio keeps as attributes of the same name (getsets in loop.c). */
@@ -102,6 +103,9 @@ int loop_check_closed(LoopObject *self);
 /* Debug mode: RuntimeError when called from another thread than the running one's. */
 int loop_check_thread(LoopObject *self);
 void loop_refresh_overrides(LoopObject *self);
+/* In a forked child, once: the kernel's side of the loop is shared with the parent and is
+ * replaced by the child's own, so that nothing done here reaches the parent's. 0, or -1. */
+int loop_check_fork(LoopObject *self);
 char *loop_scratch(LoopObject *self); /* borrowed; NULL with MemoryError */
 
 static inline uint8_t

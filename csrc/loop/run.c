@@ -253,6 +253,9 @@ int
 loop_run(LoopObject *self)
 {
     int rc;
+    if (loop_check_fork(self) < 0) {
+        return -1;
+    }
     loop_refresh_overrides(self);
     if (self->holder != NULL) {
         self->flush_holder(self);

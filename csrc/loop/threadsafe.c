@@ -65,6 +65,10 @@ threadsafe_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         }
         return (PyObject *)handle;
     }
+    if (loop_check_closed(self) < 0) { /* as in loop_ready_push_steal */
+        Py_DECREF(handle);
+        return NULL;
+    }
     uv_mutex_lock(&self->inbox_lock);
     bool first = self->inbox.count == 0;
     bool pushed = ring_push(&self->inbox, ready_word_of_handle(handle));

@@ -45,6 +45,10 @@ timers_schedule(LoopObject *loop, PyObject *when, double deadline, const ArgsCal
     if (handle == NULL) {
         return NULL;
     }
+    if (loop_check_closed(loop) < 0) { /* as in loop_ready_push_steal */
+        Py_DECREF(handle);
+        return NULL;
+    }
     if (!heap_push(&loop->timers, &handle->node)) {
         Py_DECREF(handle);
         return PyErr_NoMemory();

@@ -100,14 +100,15 @@ stream_new(LoopObject *loop, int fd, PyObject *sock, const SocketKind *kind,
     if (self->context == NULL || PyErr_Occurred()) {
         goto error;
     }
+    if (fds_set_transport(loop, fd, (PyObject *)self) < 0) {
+        goto error;
+    }
     if (server != NULL && server != Py_None) {
         if (stream_tell_server(self, server, loop->state->str__attach) < 0) {
+            fds_forget(loop, fd);
             goto error;
         }
         self->server = Py_NewRef(server);
-    }
-    if (fds_set_transport(loop, fd, (PyObject *)self) < 0) {
-        goto error;
     }
     self->fd = fd;
     self->sock = Py_XNewRef(sock);

@@ -304,8 +304,11 @@ static int
 on_writable(LoopObject *Py_UNUSED(loop), PyObject *owner)
 {
     StreamObject *self = (StreamObject *)owner;
-    if (self->lost > 0 || self->queue_count == 0) {
+    if (self->lost > 0) {
         return 0;
+    }
+    if (self->queue_count == 0) {
+        return stream_drained(self); /* a held write took the queue along */
     }
     PyObject *context = stream_enter_context(self);
     if (context == NULL) {
