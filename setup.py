@@ -20,6 +20,7 @@ import sysconfig
 import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import LinkError
 
 SOURCES = (
     "csrc/module.c",
@@ -177,6 +178,20 @@ class BuildExt(build_ext):
         super().run()
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(wanted)
+
+    def build_extension(self, extension):
+        """As always, with a hint where a static libuv is what does not link."""
+        try:
+            super().build_extension(extension)
+        except LinkError:
+            if not switch("PYLOOP_STATIC_LIBUV"):
+                raise
+            fail(
+                f"{extension.extra_objects[0]} does not link (the reason is above).",
+                "It has to be compiled with -fPIC, which Debian's is not. Build libuv\n"
+                "with -DCMAKE_POSITION_INDEPENDENT_CODE=ON, and let PKG_CONFIG_PATH\n"
+                "lead to it.",
+            )
 
     def drop_python_includes(self):
         """Take Python's headers off -I; configure() gives them as -isystem."""

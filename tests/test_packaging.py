@@ -258,10 +258,8 @@ def test_message_without_a_static_libuv(tmp_path):
     assert "no libuv_a.a or libuv.a" in refused(done)
 
 
-@pytest.mark.limit(300)
-def test_changed_switch_rebuilds(tmp_path):
-    """File times alone would leave a build without asserts in place."""
-    tree = tmp_path / "tree"
+def small_tree(tree):
+    """A tree that builds as ours does, of one small C file."""
     (tree / "csrc").mkdir(parents=True)
     (tree / "csrc/module.c").write_text(SMALL_MODULE)
     (tree / "pyloop").mkdir()
@@ -275,6 +273,32 @@ def test_changed_switch_rebuilds(tmp_path):
     (tree / "setup.py").write_text(text)
     for name in ("README.md", "LICENSE"):
         (tree / name).touch()
+    return tree
+
+
+@pytest.mark.limit(300)
+def test_message_when_the_archive_does_not_link(tmp_path):
+    """Debian's libuv_a.a does not: it is not position-independent."""
+    (tmp_path / "libuv.a").write_text("no archive")
+    (tmp_path / "libuv.pc").write_text(
+        f"libdir={tmp_path}\nName: libuv\nDescription: fake\nVersion: 1.50.0\n"
+    )
+    done = run_setup(
+        "build_ext",
+        cwd=small_tree(tmp_path / "tree"),
+        PYLOOP_STATIC_LIBUV="1",
+        PKG_CONFIG_LIBDIR=str(tmp_path),
+        PKG_CONFIG_PATH="",
+    )
+    message = refused(done)
+    assert f"{tmp_path / 'libuv.a'} does not link" in message
+    assert "-fPIC" in message
+
+
+@pytest.mark.limit(300)
+def test_changed_switch_rebuilds(tmp_path):
+    """File times alone would leave a build without asserts in place."""
+    tree = small_tree(tmp_path / "tree")
 
     def build(**changes):
         """Whether anything was compiled, and whether the module has asserts."""
