@@ -24,7 +24,7 @@ VERSIONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 
 needs_mypy = pytest.mark.skipif(
     importlib.util.find_spec("mypy") is None,
-    reason="mypy is not installed; the extra 'dev' of pyproject.toml has it",
+    reason="mypy is not installed; the extra 'test' of pyproject.toml has it",
 )
 
 # Each line that ends in "# E: CODE" is an error of that code, and the only one.

@@ -32,23 +32,24 @@ enum { EVENTS_MAX = 256, READ_CHUNK = 256 * 1024 };
 
 typedef struct {
     int fd;
-    size_t sent;       /* bytes of the current message written */
-    size_t received;   /* bytes of its echo read */
-    int wants_write;   /* EPOLLOUT is in the mask */
+    size_t sent;     /* bytes of the current message written */
+    size_t received; /* bytes of its echo read */
+    int wants_write; /* EPOLLOUT is in the mask */
 } Connection;
 
 typedef struct {
     int epoll_fd;
-    size_t size;           /* bytes in a message */
-    char *message;         /* size bytes */
-    char *scratch;         /* READ_CHUNK bytes */
-    uint64_t messages;     /* echoes completed since the start */
+    size_t size;       /* bytes in a message */
+    char *message;     /* size bytes */
+    char *scratch;     /* READ_CHUNK bytes */
+    uint64_t messages; /* echoes completed since the start */
 } Load;
 
 static void
 die(const char *what)
 {
-    fprintf(stderr, "load: %s: %s\n", what, errno != 0 ? strerror(errno) : "unexpected");
+    fprintf(stderr, "load: %s: %s\n", what,
+            errno != 0 ? strerror(errno) : "unexpected");
     exit(1);
 }
 
@@ -182,7 +183,9 @@ int
 main(int argc, char **argv)
 {
     if (argc != 7) {
-        fprintf(stderr, "usage: load PORT CONNECTIONS BYTES WARMUP_SECONDS SECONDS SERVER_PID\n");
+        fprintf(
+            stderr,
+            "usage: load PORT CONNECTIONS BYTES WARMUP_SECONDS SECONDS SERVER_PID\n");
         return 2;
     }
     uint16_t port = (uint16_t)atoi(argv[1]);
@@ -199,7 +202,8 @@ main(int argc, char **argv)
     load.message = malloc(load.size);
     load.scratch = malloc(READ_CHUNK);
     Connection *conns = calloc(count, sizeof(*conns));
-    if (load.size == 0 || load.message == NULL || load.scratch == NULL || conns == NULL) {
+    if (load.size == 0 || load.message == NULL || load.scratch == NULL ||
+        conns == NULL) {
         die("memory");
     }
     memset(load.message, 'x', load.size);
