@@ -24,6 +24,7 @@ import support
 
 CONFIGURED_KINDS = pytest.StashKey()
 FAILED = pytest.StashKey()
+FINISHED = pytest.StashKey()
 STDERR_COPY = pytest.StashKey()
 
 
@@ -101,11 +102,16 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in left_out]
 
 
-def pytest_collection_finish(session):
-    # What exists before the first test is no test's garbage: not looking at it again
-    # makes the collections of every teardown several times faster.
+def forget_the_living():
+    # What exists between two tests is no test's garbage: not looking at it again makes
+    # the collections of every teardown several times faster.
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish(session):
+    session.config.stash[FINISHED] = 0
+    forget_the_living()
 
 
 @pytest.fixture
@@ -277,3 +283,6 @@ def pytest_runtest_call(item):
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_teardown(item):
     yield from limited(item)
+    item.config.stash[FINISHED] += 1
+    if item.config.stash[FINISHED] % 50 == 0:
+        forget_the_living()
