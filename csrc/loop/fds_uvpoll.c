@@ -489,10 +489,31 @@ uvpoll_close(LoopObject *loop)
     table->uv_poller = NULL;
 }
 
-/* uv_loop_fork has registered every started watch anew. */
+/* uv_loop_fork left every started watch to be registered by the next uv_run, unseen (V2):
+ * they are stopped, and started again as changed ones are. */
 static int
-uvpoll_after_fork(LoopObject *Py_UNUSED(loop))
+uvpoll_after_fork(LoopObject *loop)
 {
+    FdTable *table = &loop->fds;
+    FdUvPoller *poller = table->uv_poller;
+    /* If another thread forked while the loop waited, that wait is not in this process. */
+    poller->detached = false;
+    poller->ready = NULL;
+    poller->ready_end = &poller->ready;
+    poller->ready_count = 0;
+    for (size_t fd = 0; fd < table->capacity; fd++) {
+        FdUvWatch *watch = table->entries[fd].poller_data;
+        if (watch != NULL && watch->opened) {
+            (void)uv_poll_stop(&watch->uv); /* cannot fail */
+            watch->active = 0;
+            watch->seen = 0;
+            watch->failed = false;
+            changed_add(poller, watch);
+        }
+    }
+    if (poller->deferred) {
+        uvpoll_settle(loop, poller);
+    }
     return 0;
 }
 
