@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-NOT_SOURCES = {".git", "build", "dist", "__pycache__"}
+NOT_SOURCES = {".git", "build", "dist", "__pycache__", ".hypothesis"}
 
 # Includes go from a folder to itself or to one before it in this order.
 LAYERS = ("ds", "base", "loop", "transport", "module.c")
