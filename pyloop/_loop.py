@@ -255,6 +255,9 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
             text = repr(subject)
         logger.warning("Executing %s took %.3f seconds", text, seconds)
 
+    def _step_aside(self) -> None:
+        """Do nothing, as Python code: the interpreter looks around when a call begins."""
+
     # -- closing ---------------------------------------------------------------------
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ descriptor may wait that long; these tests hold it to that.
 import asyncio
 import functools
 import signal
+import sys
 import threading
 import time
 
@@ -228,9 +229,12 @@ def self_renewing(loop):
     return renew
 
 
-def test_a_loop_busy_in_c_lets_other_threads_run(loop):
+@pytest.mark.parametrize("interval", [0.001, 0.005, 0.02])
+def test_a_loop_busy_in_c_lets_other_threads_run(loop, interval):
     """Nothing gives up the GIL for it, so the loop itself has to."""
     progress = []
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(interval)
 
     def body():
         for i in range(20):
@@ -242,8 +246,11 @@ def test_a_loop_busy_in_c_lets_other_threads_run(loop):
     renew = self_renewing(loop)
     loop.call_soon(thread.start)
     loop.call_soon(renew)
-    loop.run_forever()
-    thread.join()
+    try:
+        loop.run_forever()
+        thread.join()
+    finally:
+        sys.setswitchinterval(usual)
     assert progress == list(range(20))
     renew.__setstate__((int, (), {}, {}))
 

@@ -33,6 +33,7 @@
     X(_check_callback)                                                                 \
     X(_log_slow_callback)                                                              \
     X(_report_callback_error)                                                          \
+    X(_step_aside)                                                                     \
     X(accept)                                                                          \
     X(add_done_callback)                                                               \
     X(append)                                                                          \

@@ -279,9 +279,9 @@ fds_word_owner(LoopObject *loop, uint64_t word)
 }
 
 int
-fds_poll(LoopObject *loop, double seconds, bool detach)
+fds_poll(LoopObject *loop, double seconds)
 {
-    return loop->fds.poller->poll(loop, seconds, detach);
+    return loop->fds.poller->poll(loop, seconds);
 }
 
 int

@@ -68,8 +68,9 @@ struct FdPoller {
      * child's own. 0, or -1 with an exception. */
     int (*after_fork)(LoopObject *loop);
     /* Waits until an event, a wake-up or `seconds` (INFINITY: no limit), with the GIL
-     * given up if `detach`; hands every event to fds_record. 0, or -1 with an exception. */
-    int (*poll)(LoopObject *loop, double seconds, bool detach);
+     * given up if that is not 0; hands every event to fds_record. 0, or -1 with an
+     * exception. */
+    int (*poll)(LoopObject *loop, double seconds);
 };
 
 extern const FdPoller fds_epoll_poller;
@@ -112,7 +113,7 @@ int fds_dispatch(LoopObject *loop, uint64_t word);
 PyObject *fds_word_owner(LoopObject *loop, uint64_t word);
 
 /* Waits, records. seconds as in FdPoller.poll. 0, or -1. */
-int fds_poll(LoopObject *loop, double seconds, bool detach);
+int fds_poll(LoopObject *loop, double seconds);
 
 int fds_visit(FdTable *table, visitproc visit, void *arg);
 

@@ -182,7 +182,7 @@ epoll_mask_of(uint32_t events)
 }
 
 static int
-epoll_poll(LoopObject *loop, double seconds, bool detach)
+epoll_poll(LoopObject *loop, double seconds)
 {
     /* Beyond this many seconds (a day) the wait just ends early once. */
     const double longest = 86400.0;
@@ -198,7 +198,7 @@ epoll_poll(LoopObject *loop, double seconds, bool detach)
     }
     int timeout = seconds > 0 ? -1 : 0;
     int count, err;
-    if (detach) {
+    if (seconds > 0) {
         PyThreadState *thread = PyEval_SaveThread();
         count = epoll_wait(table->epfd, events, EVENTS_MAX, timeout);
         err = errno;

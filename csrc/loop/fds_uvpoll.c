@@ -428,7 +428,7 @@ uvpoll_start_timer(LoopObject *loop, FdUvPoller *poller, double seconds)
 }
 
 static int
-uvpoll_poll(LoopObject *loop, double seconds, bool detach)
+uvpoll_poll(LoopObject *loop, double seconds)
 {
     FdUvPoller *poller = loop->fds.uv_poller;
     assert(!poller->detached && !poller->deferred && poller->ready == NULL);
@@ -438,20 +438,19 @@ uvpoll_poll(LoopObject *loop, double seconds, bool detach)
         (void)uv_run(&loop->uv, UV_RUN_NOWAIT);
         seconds = 0; /* it may have taken a wake-up: the caller looks and comes again */
     }
-    uv_run_mode mode = seconds > 0 ? UV_RUN_ONCE : UV_RUN_NOWAIT;
     if (seconds > 0 && !isinf(seconds)) {
         uvpoll_start_timer(loop, poller, seconds);
     }
     /* A wait that a signal interrupts goes on: the signals' wake-up descriptor ends it. */
-    if (detach) {
+    if (seconds > 0) {
         poller->detached = true;
         PyThreadState *thread = PyEval_SaveThread();
-        (void)uv_run(&loop->uv, mode);
+        (void)uv_run(&loop->uv, UV_RUN_ONCE);
         PyEval_RestoreThread(thread);
         poller->detached = false;
     }
     else if (!started) {
-        (void)uv_run(&loop->uv, mode);
+        (void)uv_run(&loop->uv, UV_RUN_NOWAIT);
     }
     (void)uv_timer_stop(&poller->timer); /* cannot fail; may not have been started */
     if (poller->deferred) {

@@ -70,8 +70,8 @@ struct LoopObject {
     bool poll_due;       /* the next tick polls whatever the counters say */
     uint32_t since_poll; /* callbacks run since the last poll */
     uint64_t last_poll_ticks;
-    uint64_t last_detach_ns; /* when the GIL was last given up at a poll */
-    unsigned int depth;      /* nested runs */
+    uint64_t last_aside_ns; /* when a busy run last let the interpreter look around */
+    unsigned int depth;     /* nested runs */
 
     /* Work from other threads (threadsafe.c). */
     uv_mutex_t inbox_lock;

@@ -5,8 +5,9 @@
  * counter, whichever comes first, and always when idle, in the first iteration of a run,
  * in one that stop() asked for, in debug mode, and with PYLOOP_POLL_EVERY_TICK=1.
  *
- * GIL: given up once per blocking poll, and at a zero-timeout poll when it was not for
- * DETACH_NS; never per callback.
+ * GIL: given up once per blocking poll, never per callback. A busy loop whose callbacks
+ * are Python code gives it up between their instructions, when the interpreter asks. One
+ * that runs nothing but C code has to come to such a place itself: every ASIDE_NS.
  */
 #include "loop/handle.h"
 
@@ -20,8 +21,9 @@ enum { POLL_CALLBACKS = 32 };
 /* About 50 us on a 2 GHz counter, less on a faster one; exact where it counts ns. */
 #define POLL_TICKS UINT64_C(100000)
 
-/* CPython's switch interval. */
-#define DETACH_NS UINT64_C(5000000)
+/* A fraction of CPython's switch interval, 5 ms: how long a waiting thread waits at most
+ * beyond it. */
+#define ASIDE_NS UINT64_C(1000000)
 
 static inline uint64_t
 run_ns(void)
@@ -103,6 +105,23 @@ run_poll_due(LoopObject *self)
            run_ticks() - self->last_poll_ticks >= POLL_TICKS;
 }
 
+/* Runs a Python function that does nothing, if it was not done for ASIDE_NS: there the
+ * interpreter handles signals and other threads' requests. Not PyEval_SaveThread: without
+ * a request, this thread takes the GIL back before another one has woken up to take it,
+ * and who was woken begins to wait anew before it makes a request. 0, or -1. */
+static int
+run_step_aside(LoopObject *self)
+{
+    uint64_t now = run_ns();
+    if (now - self->last_aside_ns < ASIDE_NS) {
+        return 0;
+    }
+    self->last_aside_ns = now;
+    PyObject *done = call_method0((PyObject *)self, self->state->str__step_aside);
+    Py_XDECREF(done);
+    return done != NULL ? 0 : -1;
+}
+
 static int
 run_poll(LoopObject *self)
 {
@@ -111,23 +130,16 @@ run_poll(LoopObject *self)
     if (idle && run_idle_seconds(self, &seconds) < 0) {
         return -1;
     }
-    uint64_t now = 0;
-    bool detach = seconds > 0;
-    if (!detach) {
-        now = run_ns();
-        detach = now - self->last_detach_ns >= DETACH_NS;
-    }
-    if (fds_poll(self, seconds, detach) < 0) {
+    if (fds_poll(self, seconds) < 0) {
         return -1;
     }
     self->poll_due = false;
     self->since_poll = 0;
     self->last_poll_ticks = run_ticks();
-    if (detach) {
-        self->last_detach_ns = seconds > 0 ? run_ns() : now;
+    if (seconds > 0) {
         return PyErr_CheckSignals(); /* handlers run in the main thread only */
     }
-    return 0;
+    return run_step_aside(self);
 }
 
 static inline int
