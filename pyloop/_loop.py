@@ -256,7 +256,7 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
         logger.warning("Executing %s took %.3f seconds", text, seconds)
 
     def _step_aside(self) -> None:
-        """Do nothing, as Python code: the interpreter looks around when a call begins."""
+        """Do nothing, in Python: as a call begins, the interpreter looks around."""
 
     # -- closing ---------------------------------------------------------------------
 
