@@ -40,6 +40,7 @@ SOURCES = (
     "csrc/loop/fds.c",
     "csrc/loop/fds_epoll.c",
     "csrc/loop/fds_uvpoll.c",
+    "csrc/loop/sendfile.c",
     "csrc/loop/sockaddr.c",
     "csrc/loop/sockets.c",
     "csrc/loop/coro.c",
@@ -50,6 +51,7 @@ SOURCES = (
     "csrc/transport/extra.c",
     "csrc/transport/read.c",
     "csrc/transport/write.c",
+    "csrc/transport/lend.c",
     "csrc/transport/server.c",
 )
 

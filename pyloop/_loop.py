@@ -20,6 +20,7 @@ from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
 from pyloop import _core
+from pyloop._sendfile import SendfileMethods
 
 if TYPE_CHECKING:
     import ssl
@@ -39,7 +40,7 @@ _FORMAT_TAKES_DEBUG = (
 )
 
 
-class Loop(_core.Loop, asyncio.BaseEventLoop):
+class Loop(_core.Loop, SendfileMethods, asyncio.BaseEventLoop):
     """An asyncio event loop on pyloop's C core.
 
     Takes no arguments. Raises OSError when the system refuses the loop's descriptors,
@@ -67,7 +68,7 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
         self._ssock.setblocking(False)
         self._csock.setblocking(False)
         self._internal_fds += 1
-        self._add_reader(self._ssock.fileno(), self._read_signals)
+        _core.Loop._add_reader(self, self._ssock.fileno(), self._read_signals)
         self._signal_handlers: dict[int, asyncio.Handle] = {}
         self._unix_server_sockets = {}
 
@@ -280,7 +281,7 @@ class Loop(_core.Loop, asyncio.BaseEventLoop):
         for signum in list(self._signal_handlers):
             self.remove_signal_handler(signum)
         if self._ssock.fileno() >= 0:  # else the collector finalised it before us
-            self._remove_reader(self._ssock.fileno())
+            _core.Loop._remove_reader(self, self._ssock.fileno())
         self._ssock.close()
         self._csock.close()
         self._internal_fds -= 1

@@ -54,23 +54,6 @@ def test_what_is_missing_says_so(loop, ask):
     support.collect()
 
 
-@on_loop
-async def test_sendfile_copies(loop):
-    """Only asyncio's fallback is there; who refuses it is told as by asyncio."""
-    async with connected() as (transport, _, peer):
-        with open(__file__, "rb") as file:
-            with pytest.raises(asyncio.SendfileNotAvailableError):
-                await loop.sendfile(transport, file, fallback=False)
-            assert await loop.sendfile(transport, file, 3, 10) == 10
-            file.seek(3)
-            assert peer.recv(100) == file.read(10)
-    with support.socket_pair() as (left, right), open(__file__, "rb") as file:
-        with pytest.raises(asyncio.SendfileNotAvailableError):
-            await loop.sock_sendfile(left, file, fallback=False)
-        assert await loop.sock_sendfile(left, file, 3, 10) == 10
-        assert len(right.recv(100)) == 10
-
-
 @pytest.mark.skipif(
     sys.version_info >= (3, 14), reason="Python 3.14 removed child watchers"
 )

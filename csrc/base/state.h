@@ -108,6 +108,7 @@
     X(extract_stack, "asyncio.format_helpers", "extract_stack")                        \
     X(logger, "asyncio.log", "logger")                                                 \
     X(sendfile_try_native, "asyncio.constants", "_SendfileMode.TRY_NATIVE")            \
+    X(SendfileNotAvailableError, "asyncio.exceptions", "SendfileNotAvailableError")    \
     X(socket_module, "socket", "")                                                     \
     X(SocketType, "socket", "socket")                                                  \
     X(BaseSocketType, "_socket", "socket")                                             \

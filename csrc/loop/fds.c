@@ -38,7 +38,7 @@ static inline bool
 entry_trusts(const FdEntry *entry, PyObject *owner, PyObject *identity)
 {
     if (entry->transport != NULL) {
-        return entry->transport == owner;
+        return entry->transport == owner || entry->lent;
     }
     return identity != NULL && entry->identity == identity && PyWeakref_Check(identity);
 }
@@ -176,6 +176,7 @@ fds_forget(LoopObject *loop, int fd)
     memset(entry->slots, 0, sizeof(entry->slots));
     entry->identity = NULL;
     entry->transport = NULL;
+    entry->lent = false;
     entry->pending = 0;
     for (size_t i = 0; i < Py_ARRAY_LENGTH(drop); i++) {
         Py_XDECREF(drop[i]);

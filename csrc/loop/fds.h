@@ -39,6 +39,7 @@ typedef struct {
     uint32_t generation;
     uint8_t armed;   /* FD_* that the kernel watches for us */
     uint8_t pending; /* FD_* seen and not yet dispatched */
+    bool lent;       /* the transport lets a sock_* operation use its descriptor */
 } FdEntry;
 
 typedef struct FdPoller FdPoller;

@@ -598,6 +598,9 @@ static PyMethodDef loop_methods[] = {
     {"sock_connect", FASTCALL(sockop_connect), KEYWORDS,
      "sock_connect($self, sock, address)\n--\n\n"
      "Coroutine: connect to address. As asyncio's loop.sock_connect()."},
+    {"_sock_sendfile", FASTCALL(sockop_sendfile), KEYWORDS,
+     "_sock_sendfile($self, sock, file, offset, count)\n--\n\n"
+     "Coroutine: sendfile(2) from offset, count bytes or all (None); how many."},
     {"getaddrinfo", FASTCALL(names_getaddrinfo), KEYWORDS,
      "getaddrinfo($self, host, port, *, family=0, type=0, proto=0, flags=0)\n--\n\n"
      "Coroutine: socket.getaddrinfo() without blocking; literals are answered at "

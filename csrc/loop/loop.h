@@ -197,6 +197,8 @@ PyObject *sockop_accept(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                         PyObject *kwnames);
 PyObject *sockop_connect(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                          PyObject *kwnames);
+PyObject *sockop_sendfile(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                          PyObject *kwnames);
 
 /* names.c */
 PyTypeObject *namequery_type_create(PyObject *module);

@@ -25,8 +25,7 @@
 
 /* ---- what the attempts share -------------------------------------------------- */
 
-/* self->fd = sock.fileno(), which is -1 for a closed socket. 0, or -1. */
-static int
+int
 sockcall_refresh_fd(SockOpObject *self)
 {
     PyObject *number = call_method0(self->sock, self->coro.loop->state->str_fileno);

@@ -68,7 +68,7 @@ static int
 sockop_check_no_transport(SockOpObject *self)
 {
     FdEntry *entry = fds_entry(self->coro.loop, self->fd);
-    if (entry == NULL || entry->transport == NULL) {
+    if (entry == NULL || entry->transport == NULL || entry->lent) {
         return 0;
     }
     PyObject *number = PyLong_FromLong(self->fd);
@@ -345,13 +345,14 @@ sockop_traverse(CoroObject *coro, visitproc visit, void *arg)
 {
     SockOpObject *self = (SockOpObject *)coro;
     Py_VISIT(self->sock);
-    Py_VISIT(self->args[0]);
-    Py_VISIT(self->args[1]);
+    for (size_t i = 0; i < SOCKOP_ARGS; i++) {
+        Py_VISIT(self->args[i]);
+    }
     Py_VISIT(self->future);
     return 0;
 }
 
-static void
+void
 sockop_release(CoroObject *coro)
 {
     SockOpObject *self = (SockOpObject *)coro;
@@ -360,8 +361,9 @@ sockop_release(CoroObject *coro)
     }
     Py_CLEAR(self->future);
     Py_CLEAR(self->sock);
-    Py_CLEAR(self->args[0]);
-    Py_CLEAR(self->args[1]);
+    for (size_t i = 0; i < SOCKOP_ARGS; i++) {
+        Py_CLEAR(self->args[i]);
+    }
 }
 
 PyTypeObject *
@@ -404,6 +406,7 @@ static const char *const sendall_names[] = {"sock", "data"};
 static const char *const sendto_names[] = {"sock", "data", "address"};
 static const char *const accept_names[] = {"sock"};
 static const char *const connect_names[] = {"sock", "address"};
+static const char *const sendfile_names[] = {"sock", "file", "offset", "count"};
 
 #define SOCK_KIND(method, required, dir, attempt_function)                             \
     {                                                                                  \
@@ -433,6 +436,15 @@ static const SockKind kind_connect = {
     .args = {"sock_connect", connect_names, Py_ARRAY_LENGTH(connect_names), 2,
              Py_ARRAY_LENGTH(connect_names)},
     .direction = FD_WRITE,
+};
+/* Called by Loop._sock_sendfile_native (_sendfile.py), which looks at the file. */
+static const SockKind kind_sendfile = {
+    .coro = {"Loop._sock_sendfile", sockop_resume, sendfile_release, sockop_traverse},
+    .args = {"_sock_sendfile", sendfile_names, Py_ARRAY_LENGTH(sendfile_names), 4,
+             Py_ARRAY_LENGTH(sendfile_names)},
+    .direction = FD_WRITE,
+    .lazy = true,
+    .attempt = sockcall_sendfile,
 };
 
 PyObject *
@@ -484,4 +496,11 @@ PyObject *
 sockop_connect(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     return sockop_new(op, &kind_connect, args, nargs, kwnames);
+}
+
+PyObject *
+sockop_sendfile(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
+{
+    return sockop_new(op, &kind_sendfile, args, nargs, kwnames);
 }

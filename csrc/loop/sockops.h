@@ -1,7 +1,7 @@
 /* sockops.h - what the files of the sock_* methods share.
  *
  * sockops.c has the object, its waiting and its methods; sockcalls.c the attempts of each
- * operation.
+ * operation, sendfile.c those of sendfile.
  *
  * An operation is attempted at once, and again each time its descriptor is ready, always
  * inside a step of the coroutine: what is ready only resolves the future that the task
@@ -18,14 +18,14 @@
 #include "base/args.h"
 #include "loop/coro.h"
 
-enum { SOCKOP_ARGS = 2 };
+enum { SOCKOP_ARGS = 3 };
 
 typedef struct {
     CoroObject coro;
     PyObject *sock;              /* strong, NULL once done */
     PyObject *args[SOCKOP_ARGS]; /* strong or NULL: what follows sock */
     PyObject *future; /* strong or NULL: unresolved, and this operation's to resolve */
-    Py_ssize_t sent;  /* sendall: bytes sent */
+    Py_ssize_t sent;  /* sendall, sendfile: bytes sent */
     int fd;           /* the descriptor of the last attempt; -1: sock knows it */
     int watched;      /* the descriptor that we asked to watch, or -1: its slot may have
                        * another owner by now */
@@ -44,6 +44,7 @@ typedef struct {
 } SockKind;
 
 /* sockops.c */
+void sockop_release(CoroObject *coro);
 /* The checks of asyncio's sock_*. 0, or -1. */
 int sockop_begin(SockOpObject *self);
 /* Watches the descriptor and waits. CORO_WAIT, or CORO_ERROR. */
@@ -54,6 +55,8 @@ CoroStatus sockop_call(SockOpObject *self, PyObject *name, PyObject *const *args
                        size_t nargs, PyObject **result);
 
 /* sockcalls.c */
+/* self->fd = sock.fileno(), which is -1 for a closed socket. 0, or -1. */
+int sockcall_refresh_fd(SockOpObject *self);
 CoroStatus sockcall_recv(SockOpObject *self, PyObject **result);
 CoroStatus sockcall_recv_into(SockOpObject *self, PyObject **result);
 CoroStatus sockcall_recvfrom(SockOpObject *self, PyObject **result);
@@ -61,5 +64,9 @@ CoroStatus sockcall_recvfrom_into(SockOpObject *self, PyObject **result);
 CoroStatus sockcall_sendall(SockOpObject *self, PyObject **result);
 CoroStatus sockcall_sendto(SockOpObject *self, PyObject **result);
 CoroStatus sockcall_accept(SockOpObject *self, PyObject **result);
+
+/* sendfile.c: the arguments are the file, the offset and the count (or None). */
+CoroStatus sockcall_sendfile(SockOpObject *self, PyObject **result);
+void sendfile_release(CoroObject *coro);
 
 #endif

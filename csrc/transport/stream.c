@@ -260,6 +260,7 @@ stream_lost(StreamObject *self, PyObject *exc)
         return 0;
     }
     Py_INCREF(self);
+    stream_lend_no_more(self, exc);
     PyObject *protocol = Py_NewRef(self->protocol);
     PyloopState *state = self->loop->state;
     PyObject *done =
@@ -563,6 +564,13 @@ stream_get_server(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+stream_get_empty_waiter(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *waiter = ((StreamObject *)op)->empty_waiter;
+    return Py_NewRef(waiter != NULL ? waiter : Py_None);
+}
+
+static PyObject *
 stream_get_fd(PyObject *op, void *Py_UNUSED(closure))
 {
     return PyLong_FromLong(((StreamObject *)op)->fd);
@@ -590,6 +598,7 @@ static PyGetSetDef stream_getsets[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {"_loop", stream_get_loop, NULL, NULL, NULL},
     {"_sock", stream_get_sock, NULL, NULL, NULL},
+    {"_empty_waiter", stream_get_empty_waiter, NULL, NULL, NULL},
     {"_sock_fd", stream_get_fd, NULL, NULL, NULL},
     {"_extra", stream_get_extra, NULL, NULL, NULL},
     {"_protocol", stream_get_protocol_attr, NULL, NULL, NULL},
@@ -657,6 +666,8 @@ static PyMethodDef stream_methods[] = {
     {"get_extra_info", FASTCALL(stream_get_extra_info), METH_FASTCALL | METH_KEYWORDS,
      "get_extra_info($self, name, default=None)\n--\n\n"
      "Return 'socket', 'sockname' or 'peername', or default for an unknown name."},
+    {"_make_empty_waiter", stream_make_empty_waiter, METH_NOARGS, NULL},
+    {"_reset_empty_waiter", stream_reset_empty_waiter, METH_NOARGS, NULL},
     {"_start", stream_start_method, METH_O, NULL},
     {"_call_connection_lost", stream_lost_method, METH_O, NULL},
     {"_force_close", stream_force_close_method, METH_O, NULL},
@@ -677,6 +688,7 @@ stream_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->sock);
     Py_VISIT(self->server);
     Py_VISIT(self->extra);
+    Py_VISIT(self->empty_waiter);
     for (size_t i = 0; i < STREAM_INHERITED; i++) {
         Py_VISIT(self->inherited[i]);
     }
@@ -694,6 +706,7 @@ stream_clear(PyObject *op)
     Py_CLEAR(self->sock);
     Py_CLEAR(self->server);
     Py_CLEAR(self->extra);
+    Py_CLEAR(self->empty_waiter);
     for (size_t i = 0; i < STREAM_INHERITED; i++) {
         Py_CLEAR(self->inherited[i]);
     }

@@ -42,7 +42,8 @@ typedef struct {
     PyObject *context;  /* strong: descriptor events call the protocol in it */
     PyObject *sock;     /* strong or NULL: an accepted descriptor's is made on demand */
     PyObject *server;   /* strong or NULL: attached */
-    PyObject *extra;    /* strong dict or NULL: get_extra_info's, filled on demand */
+    PyObject *empty_waiter; /* strong or NULL: lend.c */
+    PyObject *extra; /* strong dict or NULL: get_extra_info's, filled on demand */
     int fd;
     SocketKind kind;
     StreamPhase phase;
@@ -129,6 +130,14 @@ stream_is_holding(const StreamObject *self)
 {
     return self->loop->holder == (const PyObject *)self;
 }
+
+/* lend.c */
+PyObject *stream_make_empty_waiter(PyObject *op, PyObject *ignored);
+PyObject *stream_reset_empty_waiter(PyObject *op, PyObject *ignored);
+/* The queue is empty: who waits for the descriptor may use it. 0, or -1. */
+int stream_lend(StreamObject *self);
+/* The connection is lost, before the descriptor closes; exc may be NULL. */
+void stream_lend_no_more(StreamObject *self, PyObject *exc);
 
 /* server.c */
 PyTypeObject *listener_type_create(PyObject *module);

@@ -280,6 +280,10 @@ stream_drained(StreamObject *self)
         self->lost++;
         return stream_lost(self, NULL);
     }
+    if (stream_lend(self) < 0) {
+        return loop_report(self->loop, "Exception while waking a sendfile",
+                           self->loop->state->str_transport, (PyObject *)self, NULL);
+    }
     if (self->write_eof && stream_owns_fd(self)) {
         (void)shutdown(self->fd, SHUT_WR); /* a lost peer is seen by reading */
     }
@@ -449,6 +453,23 @@ stream_write_lost(StreamObject *self)
     return rc;
 }
 
+/* 0, or -1 with what asyncio's write() and writelines() raise. */
+static int
+stream_check_writable(StreamObject *self, const char *function)
+{
+    if (self->write_eof) {
+        PyErr_Format(PyExc_RuntimeError, "Cannot call %s() after write_eof()",
+                     function);
+        return -1;
+    }
+    if (self->empty_waiter != NULL) {
+        PyErr_Format(PyExc_RuntimeError, "unable to %s; sendfile is in progress",
+                     function);
+        return -1;
+    }
+    return 0;
+}
+
 static int
 stream_write_object(StreamObject *self, PyObject *data)
 {
@@ -485,11 +506,8 @@ stream_write(PyObject *op, PyObject *data)
                             "data argument must be a bytes-like object, not '%s'",
                             dot != NULL ? dot + 1 : Py_TYPE(data)->tp_name);
     }
-    if (self->write_eof) {
-        PyErr_SetString(PyExc_RuntimeError, "Cannot call write() after write_eof()");
-        return NULL;
-    }
-    if (stream_write_object(self, data) < 0) {
+    if (stream_check_writable(self, "write") < 0 ||
+        stream_write_object(self, data) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -564,9 +582,7 @@ stream_writelines(PyObject *op, PyObject *list)
 {
     StreamObject *self = (StreamObject *)op;
     size_t total;
-    if (self->write_eof) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "Cannot call writelines() after write_eof()");
+    if (stream_check_writable(self, "writelines") < 0) {
         return NULL;
     }
     PyObject *lines = writelines_collect(list, &total);
