@@ -30,6 +30,7 @@ SOURCES = (
     "csrc/ds/heap.c",
     "csrc/ds/ring.c",
     "csrc/loop/loop.c",
+    "csrc/loop/methods.c",
     "csrc/loop/report.c",
     "csrc/loop/tasks.c",
     "csrc/loop/fdmethods.c",

@@ -4,6 +4,7 @@
 #include "base/state.h"
 #include "loop/handle.h"
 #include "loop/loop.h"
+#include "loop/methods.h"
 #include "loop/sockets.h"
 #include "transport/stream.h"
 
@@ -76,6 +77,11 @@ static PyMethodDef module_methods[] = {
     {"debug_stats", module_debug_stats, METH_NOARGS,
      "debug_stats()\n--\n\n"
      "Return how many objects of each kind are alive, as a dict; for leak tests."},
+    {"own_methods", methods_own_all, METH_VARARGS,
+     "own_methods(cls, names, /)\n--\n\n"
+     "Give cls, a subclass of Loop, its own descriptors of the named methods of "
+     "Loop.\n\n"
+     "names is a tuple of str. Calls on exact instances are faster then."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -27,6 +27,7 @@ _SocketName: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 libuv_version: str
 
 def debug_stats() -> dict[str, int]: ...
+def own_methods(cls: type[Loop], names: tuple[str, ...], /) -> None: ...
 
 @disjoint_base
 class Loop:

@@ -285,3 +285,19 @@ class Loop(_core.Loop, SendfileMethods, asyncio.BaseEventLoop):
         self._ssock.close()
         self._csock.close()
         self._internal_fds -= 1
+
+
+# What programs call all the time.
+_core.own_methods(
+    Loop,
+    (
+        "call_at",
+        "call_later",
+        "call_soon",
+        "call_soon_threadsafe",
+        "create_future",
+        "create_task",
+        "get_debug",
+        "time",
+    ),
+)

@@ -58,14 +58,13 @@ args_parse(const ArgsSpec *spec, PyObject *const *args, Py_ssize_t nargs,
 
 /* The keywords of a scheduling call: context, and leading arguments not yet given. */
 static int
-args_parse_call_keywords(const ArgsCallSpec *spec, PyObject *str_context,
-                         PyObject *const *values, PyObject *kwnames, ArgsCall *call)
+args_parse_call_keywords(const ArgsCallSpec *spec, PyObject *const *values,
+                         PyObject *kwnames, ArgsCall *call)
 {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
         PyObject *name = PyTuple_GET_ITEM(kwnames, i);
         PyObject *value = values[i];
-        if (name == str_context ||
-            PyUnicode_CompareWithASCIIString(name, "context") == 0) {
+        if (args_is_context(name)) {
             if (value != Py_None && !PyContext_CheckExact(value)) {
                 PyErr_Format(PyExc_TypeError,
                              "%s() argument 'context' must be a contextvars.Context, "
@@ -95,9 +94,8 @@ args_parse_call_keywords(const ArgsCallSpec *spec, PyObject *str_context,
 }
 
 int
-args_parse_call_general(const ArgsCallSpec *spec, PyObject *str_context,
-                        PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                        ArgsCall *call)
+args_parse_call_general(const ArgsCallSpec *spec, PyObject *const *args,
+                        Py_ssize_t nargs, PyObject *kwnames, ArgsCall *call)
 {
     Py_ssize_t given = nargs < spec->leading ? nargs : spec->leading;
     call->leading[0] = given > 0 ? args[0] : NULL;
@@ -106,7 +104,7 @@ args_parse_call_general(const ArgsCallSpec *spec, PyObject *str_context,
     call->nrest = nargs - given;
     call->context = NULL;
     if (kwnames != NULL &&
-        args_parse_call_keywords(spec, str_context, args + nargs, kwnames, call) < 0) {
+        args_parse_call_keywords(spec, args + nargs, kwnames, call) < 0) {
         return -1;
     }
     for (Py_ssize_t i = 0; i < spec->leading; i++) {

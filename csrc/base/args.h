@@ -4,6 +4,8 @@
 
 #include "base/compat.h"
 
+#include <string.h>
+
 /* The parameters of one function: names[0..count), the first `required` must be given;
  * the first `positional` may be given by position. */
 typedef struct {
@@ -34,21 +36,28 @@ typedef struct {
 } ArgsCall;
 
 /* Any form of call. 0, or -1 with TypeError. */
-int args_parse_call_general(const ArgsCallSpec *spec, PyObject *str_context,
-                            PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                            ArgsCall *call);
+int args_parse_call_general(const ArgsCallSpec *spec, PyObject *const *args,
+                            Py_ssize_t nargs, PyObject *kwnames, ArgsCall *call);
+
+/* By content: the name that asyncio's own C code passes is not interned. */
+static inline bool
+args_is_context(PyObject *name)
+{
+    return PyUnicode_IS_COMPACT_ASCII(name) && PyUnicode_GET_LENGTH(name) == 7 &&
+           memcmp(PyUnicode_1BYTE_DATA(name), "context", 7) == 0;
+}
 
 /* The usual forms, all positional or with context= alone, without a function call. */
 static inline int
-args_parse_call(const ArgsCallSpec *spec, PyObject *str_context, PyObject *const *args,
-                Py_ssize_t nargs, PyObject *kwnames, ArgsCall *call)
+args_parse_call(const ArgsCallSpec *spec, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames, ArgsCall *call)
 {
     bool plain = kwnames == NULL;
     bool with_context = !plain && PyTuple_GET_SIZE(kwnames) == 1 &&
-                        PyTuple_GET_ITEM(kwnames, 0) == str_context &&
+                        args_is_context(PyTuple_GET_ITEM(kwnames, 0)) &&
                         PyContext_CheckExact(args[nargs]);
     if (nargs < spec->leading || !(plain || with_context)) {
-        return args_parse_call_general(spec, str_context, args, nargs, kwnames, call);
+        return args_parse_call_general(spec, args, nargs, kwnames, call);
     }
     call->leading[0] = args[0];
     call->leading[1] = spec->leading > 1 ? args[1] : NULL;

@@ -4,8 +4,34 @@
 
 #include "base/compat.h"
 
-/* Calls callable(*args) inside context; as Context.run. args[-1] must be writable scratch
- * (PY_VECTORCALL_ARGUMENTS_OFFSET). New reference, or NULL with an exception. */
+#include <string.h>
+
+/* PyObject_Vectorcall without its looks at the thread's state, also for what has tp_call
+ * alone (a task's step). args[-1] must be writable scratch
+ * (PY_VECTORCALL_ARGUMENTS_OFFSET). */
+static inline PyObject *
+call_vector(PyObject *callable, PyObject *const *args, size_t nargs)
+{
+    PyTypeObject *tp = Py_TYPE(callable);
+    if (PyType_HasFeature(tp, Py_TPFLAGS_HAVE_VECTORCALL)) {
+        vectorcallfunc call;
+        memcpy(&call, (char *)callable + tp->tp_vectorcall_offset, sizeof(call));
+        if (call != NULL) {
+            return call(callable, args, nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        }
+    }
+    else if (nargs == 0 && tp->tp_call != NULL) {
+        PyObject *empty = PyTuple_New(0); /* the only one there is */
+        PyObject *result = empty != NULL ? tp->tp_call(callable, empty, NULL) : NULL;
+        Py_XDECREF(empty);
+        return result;
+    }
+    return PyObject_Vectorcall(callable, args, nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                               NULL);
+}
+
+/* Calls callable(*args) inside context; as Context.run. args[-1] as above. New reference,
+ * or NULL with an exception. */
 static inline PyObject *
 call_in_context(PyObject *context, PyObject *callable, PyObject *const *args,
                 size_t nargs)
@@ -13,8 +39,7 @@ call_in_context(PyObject *context, PyObject *callable, PyObject *const *args,
     if (PyContext_Enter(context) < 0) {
         return NULL;
     }
-    PyObject *result = PyObject_Vectorcall(
-        callable, args, nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    PyObject *result = call_vector(callable, args, nargs);
     if (PyContext_Exit(context) < 0) {
         Py_CLEAR(result);
     }

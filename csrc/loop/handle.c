@@ -616,8 +616,7 @@ handle_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     static const ArgsCallSpec spec = {"call_soon", names, 1};
     LoopObject *loop = (LoopObject *)op;
     ArgsCall call;
-    if (args_parse_call(&spec, loop->state->str_context, args, nargs, kwnames, &call) <
-            0 ||
+    if (args_parse_call(&spec, args, nargs, kwnames, &call) < 0 ||
         handle_check_call(loop, call.leading[0], "call_soon", false) < 0) {
         return NULL;
     }

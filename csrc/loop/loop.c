@@ -9,6 +9,7 @@
 #include "base/call.h"
 #include "base/errors.h"
 #include "loop/handle.h"
+#include "loop/methods.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -60,7 +61,7 @@ loop_refresh_overrides(LoopObject *self)
         PyObject *ours =
             PyObject_GetAttr((PyObject *)self->state->LoopType, names[bit]);
         PyObject *theirs = PyObject_GetAttr((PyObject *)Py_TYPE(self), names[bit]);
-        if (ours != theirs) {
+        if (ours == NULL || theirs == NULL || !methods_same(ours, theirs)) {
             found |= (uint8_t)(1u << bit);
         }
         if (ours == NULL || theirs == NULL) {

@@ -47,8 +47,7 @@ threadsafe_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     static const ArgsCallSpec spec = {"call_soon_threadsafe", names, 1};
     LoopObject *self = (LoopObject *)op;
     ArgsCall call;
-    if (args_parse_call(&spec, self->state->str_context, args, nargs, kwnames, &call) <
-            0 ||
+    if (args_parse_call(&spec, args, nargs, kwnames, &call) < 0 ||
         handle_check_call(self, call.leading[0], "call_soon_threadsafe", true) < 0) {
         return NULL;
     }

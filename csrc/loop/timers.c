@@ -65,8 +65,7 @@ timers_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *
     LoopObject *loop = (LoopObject *)op;
     ArgsCall call;
     double deadline;
-    if (args_parse_call(&spec, loop->state->str_context, args, nargs, kwnames, &call) <
-        0) {
+    if (args_parse_call(&spec, args, nargs, kwnames, &call) < 0) {
         return NULL;
     }
     if (call.leading[0] == Py_None) {
@@ -120,8 +119,7 @@ timers_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     LoopObject *loop = (LoopObject *)op;
     ArgsCall call;
     double delay;
-    if (args_parse_call(&spec, loop->state->str_context, args, nargs, kwnames, &call) <
-        0) {
+    if (args_parse_call(&spec, args, nargs, kwnames, &call) < 0) {
         return NULL;
     }
     if (call.leading[0] == Py_None) {
