@@ -53,6 +53,7 @@ SOURCES = (
     "csrc/transport/read.c",
     "csrc/transport/write.c",
     "csrc/transport/lend.c",
+    "csrc/transport/flow.c",
     "csrc/transport/server.c",
 )
 

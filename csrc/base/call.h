@@ -46,6 +46,37 @@ call_in_context(PyObject *context, PyObject *callable, PyObject *const *args,
     return result;
 }
 
+/* Enters context; a copy of it where it is entered already, in a run nested in one of its
+ * callbacks. New reference to what was entered, for context_exit, or NULL. */
+static inline PyObject *
+context_enter(PyObject *context)
+{
+    Py_INCREF(context);
+    if (PyContext_Enter(context) == 0) {
+        return context;
+    }
+    PyErr_Clear(); /* entered already */
+    Py_SETREF(context, PyContext_Copy(context));
+    if (context != NULL && PyContext_Enter(context) < 0) {
+        Py_CLEAR(context);
+    }
+    return context;
+}
+
+/* Steals what context_enter returned; an exception that is raised stays raised. */
+static inline void
+context_exit(PyObject *context)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    int rc = PyContext_Exit(context);
+    assert(rc == 0); /* they are left in the order in which they were entered */
+    (void)rc;
+    Py_DECREF(context);
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
+}
+
 /* object.name(), object.name(arg), object.name(arg, arg2). */
 static inline PyObject *
 call_method0(PyObject *object, PyObject *name)

@@ -199,11 +199,11 @@ on_readable(LoopObject *Py_UNUSED(loop), PyObject *owner)
     if (!stream_owns_fd(self)) {
         return stream_disowned(self, "Fatal read error on socket transport");
     }
-    PyObject *context = stream_enter_context(self);
+    PyObject *context = context_enter(self->context);
     if (context == NULL) {
         return stream_fatal_error(self, "Fatal read error on socket transport");
     }
     int rc = self->buffered ? stream_read_into_buffer(self) : stream_read_bytes(self);
-    stream_exit_context(context);
+    context_exit(context);
     return rc;
 }

@@ -122,7 +122,7 @@ listener_start(ListenerObject *self, int fd, const struct sockaddr_storage *peer
     }
     int rc = listener_has(self, ARG_SSL) ? listener_start_tls(self, fd, peer, length)
                                          : listener_start_plain(self, fd, peer);
-    stream_exit_context(context);
+    context_exit(context);
     return rc;
 }
 

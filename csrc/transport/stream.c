@@ -10,43 +10,12 @@
 #include "base/call.h"
 #include "base/errors.h"
 #include "loop/handle.h"
+#include "transport/flow.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-enum { DEFAULT_HIGH_WATER = 64 * 1024 };
-
-/* ---- context ---------------------------------------------------------------- */
-
-PyObject *
-stream_enter_context(StreamObject *self)
-{
-    PyObject *context = Py_NewRef(self->context);
-    if (PyContext_Enter(context) == 0) {
-        return context;
-    }
-    PyErr_Clear(); /* entered already: this is a run nested in one of our callbacks */
-    Py_SETREF(context, PyContext_Copy(self->context));
-    if (context != NULL && PyContext_Enter(context) < 0) {
-        Py_CLEAR(context);
-    }
-    return context;
-}
-
-void
-stream_exit_context(PyObject *context)
-{
-    PyObject *raised = PyErr_GetRaisedException();
-    int rc = PyContext_Exit(context);
-    assert(rc == 0); /* entered by stream_enter_context, and left in order */
-    (void)rc;
-    Py_DECREF(context);
-    if (raised != NULL) {
-        PyErr_SetRaisedException(raised);
-    }
-}
 
 /* ---- the server's count ------------------------------------------------------ */
 
@@ -93,8 +62,8 @@ stream_new(LoopObject *loop, int fd, PyObject *sock, const SocketKind *kind,
     self->phase = STREAM_OPENING;
     self->kind = *kind;
     self->protocol = Py_NewRef(protocol);
-    self->high_water = DEFAULT_HIGH_WATER;
-    self->low_water = DEFAULT_HIGH_WATER / 4;
+    self->high_water = FLOW_HIGH_WATER;
+    self->low_water = FLOW_LOW_WATER;
     self->context = PyContext_CopyCurrent();
     self->extra = extra != NULL && extra != Py_None ? PyDict_Copy(extra) : NULL;
     if (self->context == NULL || PyErr_Occurred()) {

@@ -86,10 +86,6 @@ int stream_force_close(StreamObject *self, PyObject *exc);
 int stream_fatal_error(StreamObject *self, const char *message);
 /* Calls connection_lost and closes. Steals nothing; exc may be NULL. 0, or -1. */
 int stream_lost(StreamObject *self, PyObject *exc);
-/* Enters the stream's context (a copy if it is entered already, in a nested run). New
- * reference for stream_exit_context, or NULL. */
-PyObject *stream_enter_context(StreamObject *self);
-void stream_exit_context(PyObject *context);
 
 /* extra.c */
 /* The Python socket (made on demand); borrowed, or NULL. */

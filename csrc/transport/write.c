@@ -17,6 +17,7 @@
 #include "base/args.h"
 #include "base/call.h"
 #include "base/errors.h"
+#include "transport/flow.h"
 
 #include <errno.h>
 #include <string.h>
@@ -28,7 +29,6 @@ enum {
     HOLD_BYTES = 64 * 1024,
     QUEUE_FIRST_CAPACITY = 8,
     IOV_MAX_PER_SEND = 64,
-    LOST_WRITES_WARN = 5, /* asyncio's LOG_THRESHOLD_FOR_CONNLOST_WRITES */
 };
 
 #ifndef MSG_NOSIGNAL
@@ -121,23 +121,6 @@ stream_drop_queue(StreamObject *self)
 
 /* ---- flow control ---------------------------------------------------------- */
 
-/* Calls protocol.name(); what it raises is reported. 0, or -1 if it must leave run. */
-static int
-stream_notify(StreamObject *self, PyObject *name, const char *failed)
-{
-    PyloopState *state = self->loop->state;
-    PyObject *protocol = Py_NewRef(self->protocol);
-    PyObject *done = call_method0(protocol, name);
-    int rc = 0;
-    if (done == NULL) {
-        rc = loop_report(self->loop, failed, state->str_transport, (PyObject *)self,
-                         state->str_protocol, protocol, NULL);
-    }
-    Py_XDECREF(done);
-    Py_DECREF(protocol);
-    return rc;
-}
-
 int
 stream_maybe_pause_protocol(StreamObject *self)
 {
@@ -146,8 +129,9 @@ stream_maybe_pause_protocol(StreamObject *self)
         return 0;
     }
     self->protocol_paused = true;
-    return stream_notify(self, self->loop->state->str_pause_writing,
-                         "protocol.pause_writing() failed");
+    return flow_notify(self->loop, (PyObject *)self, self->protocol,
+                       self->loop->state->str_pause_writing,
+                       "protocol.pause_writing() failed");
 }
 
 static int
@@ -158,46 +142,20 @@ stream_maybe_resume_protocol(StreamObject *self)
         return 0;
     }
     self->protocol_paused = false;
-    return stream_notify(self, self->loop->state->str_resume_writing,
-                         "protocol.resume_writing() failed");
+    return flow_notify(self->loop, (PyObject *)self, self->protocol,
+                       self->loop->state->str_resume_writing,
+                       "protocol.resume_writing() failed");
 }
 
 PyObject *
 stream_set_write_buffer_limits(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                                PyObject *kwnames)
 {
-    static const char *const names[] = {"high", "low"};
-    static const ArgsSpec spec = {"set_write_buffer_limits", names, 2, 0, 2};
     StreamObject *self = (StreamObject *)op;
-    PyObject *given[2];
-    if (args_parse(&spec, args, nargs, kwnames, given) < 0) {
+    if (flow_parse_limits(args, nargs, kwnames, &self->high_water, &self->low_water) <
+        0) {
         return NULL;
     }
-    Py_ssize_t high = 64 * 1024, low = 0;
-    bool has_high = given[0] != NULL && given[0] != Py_None;
-    bool has_low = given[1] != NULL && given[1] != Py_None;
-    if (has_low) {
-        low = PyNumber_AsSsize_t(given[1], NULL);
-        if (low == -1 && PyErr_Occurred()) {
-            return NULL;
-        }
-        high = low < PY_SSIZE_T_MAX / 4 ? 4 * low : PY_SSIZE_T_MAX;
-    }
-    if (has_high) {
-        high = PyNumber_AsSsize_t(given[0], NULL);
-        if (high == -1 && PyErr_Occurred()) {
-            return NULL;
-        }
-    }
-    if (!has_low) {
-        low = high / 4;
-    }
-    if (!(high >= low && low >= 0)) {
-        return PyErr_Format(PyExc_ValueError,
-                            "high (%zd) must be >= low (%zd) must be >= 0", high, low);
-    }
-    self->high_water = (size_t)high;
-    self->low_water = (size_t)low;
     if (stream_maybe_pause_protocol(self) < 0) {
         return NULL;
     }
@@ -314,12 +272,12 @@ on_writable(LoopObject *Py_UNUSED(loop), PyObject *owner)
     if (self->queue_count == 0) {
         return stream_drained(self); /* a held write took the queue along */
     }
-    PyObject *context = stream_enter_context(self);
+    PyObject *context = context_enter(self->context);
     if (context == NULL) {
         return stream_fatal_error(self, "Fatal write error on socket transport");
     }
     int rc = stream_flush_queue(self);
-    stream_exit_context(context);
+    context_exit(context);
     return rc;
 }
 
@@ -434,25 +392,6 @@ stream_write_bytes(StreamObject *self, PyObject *data, const char *start, size_t
     return stream_wait_writable(self);
 }
 
-/* The write counts as lost: asyncio warns once it happened often. */
-static int
-stream_write_lost(StreamObject *self)
-{
-    int rc = 0;
-    if (self->lost >= LOST_WRITES_WARN) {
-        PyObject *text = PyUnicode_FromString("socket.send() raised exception.");
-        PyObject *logged = text != NULL
-                               ? call_method1(self->loop->state->logger,
-                                              self->loop->state->str_warning, text)
-                               : NULL;
-        Py_XDECREF(text);
-        Py_XDECREF(logged);
-        rc = logged != NULL ? 0 : -1;
-    }
-    self->lost++;
-    return rc;
-}
-
 /* 0, or -1 with what asyncio's write() and writelines() raise. */
 static int
 stream_check_writable(StreamObject *self, const char *function)
@@ -479,7 +418,7 @@ stream_write_object(StreamObject *self, PyObject *data)
             return 0;
         }
         return self->lost > 0
-                   ? stream_write_lost(self)
+                   ? flow_write_lost(self->loop, &self->lost)
                    : stream_write_bytes(self, data, PyBytes_AS_STRING(data), length);
     }
     Py_buffer view;
@@ -489,7 +428,7 @@ stream_write_object(StreamObject *self, PyObject *data)
     int rc = 0;
     if (view.len > 0) {
         rc = self->lost > 0
-                 ? stream_write_lost(self)
+                 ? flow_write_lost(self->loop, &self->lost)
                  : stream_write_bytes(self, data, view.buf, (size_t)view.len);
     }
     PyBuffer_Release(&view);
@@ -557,7 +496,7 @@ stream_write_lines(StreamObject *self, PyObject *lines, size_t total)
         return 0;
     }
     if (self->lost > 0) {
-        return stream_write_lost(self);
+        return flow_write_lost(self->loop, &self->lost);
     }
     if (loop->holder != NULL && !stream_is_holding(self)) {
         stream_flush_holder(loop);
