@@ -54,6 +54,8 @@ SOURCES = (
     "csrc/transport/write.c",
     "csrc/transport/lend.c",
     "csrc/transport/flow.c",
+    "csrc/transport/socket.c",
+    "csrc/transport/pipe.c",
     "csrc/transport/server.c",
 )
 

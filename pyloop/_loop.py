@@ -256,6 +256,13 @@ class Loop(_core.Loop, SendfileMethods, asyncio.BaseEventLoop):
             text = repr(subject)
         logger.warning("Executing %s took %.3f seconds", text, seconds)
 
+    def _log_transport(
+        self, level: str, transport: Any, text: str, exc: BaseException | None
+    ) -> None:
+        """Debug mode: what happened to a transport, and by which error if by one."""
+        between = ": " if exc is not None else " "
+        getattr(logger, level)("%r%s%s", transport, between, text, exc_info=exc)
+
     def _step_aside(self) -> None:
         """Do nothing, in Python: as a call begins, the interpreter looks around."""
 

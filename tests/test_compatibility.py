@@ -8,7 +8,6 @@ import collections.abc
 import contextvars
 import gc
 import inspect
-import os
 import signal
 import socket
 import sys
@@ -30,14 +29,6 @@ def endpoint(loop):
     )
 
 
-def reading(loop):
-    return loop.connect_read_pipe(asyncio.Protocol, open(os.devnull, "rb"))
-
-
-def writing(loop):
-    return loop.connect_write_pipe(asyncio.Protocol, open(os.devnull, "wb"))
-
-
 def executing(loop):
     return loop.subprocess_exec(asyncio.SubprocessProtocol, sys.executable, "-V")
 
@@ -47,7 +38,7 @@ def shell(loop):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of what asyncio's code opened
-@pytest.mark.parametrize("ask", [endpoint, reading, writing, executing, shell])
+@pytest.mark.parametrize("ask", [endpoint, executing, shell])
 def test_what_is_missing_says_so(loop, ask):
     with pytest.raises(NotImplementedError):
         loop.run_until_complete(ask(loop))

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from asyncio import selector_events
+from asyncio import selector_events, unix_events
 
 import pytest
 
@@ -210,6 +210,8 @@ OURS_AND_ASYNCIOS = [
     (_core.Handle, asyncio.Handle),
     (_core.TimerHandle, asyncio.TimerHandle),
     (_core.SocketTransport, selector_events._SelectorSocketTransport),
+    (_core.ReadPipeTransport, unix_events._UnixReadPipeTransport),
+    (_core.WritePipeTransport, unix_events._UnixWritePipeTransport),
     (_core.SockOp, None),
     (_core.NameQuery, None),
 ]

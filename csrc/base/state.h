@@ -15,7 +15,9 @@
     X(Handle, handle)                                                                  \
     X(TimerHandle, timerhandle)                                                        \
     X(Loop, loop)                                                                      \
-    X(SocketTransport, stream)                                                         \
+    X(SocketTransport, socket)                                                         \
+    X(ReadPipeTransport, pipe_reader)                                                  \
+    X(WritePipeTransport, pipe_writer)                                                 \
     X(Listener, listener)                                                              \
     X(SockOp, sockop)                                                                  \
     X(NameQuery, namequery)
@@ -68,6 +70,7 @@
     X(name)                                                                            \
     X(pause_writing)                                                                   \
     X(peername)                                                                        \
+    X(pipe)                                                                            \
     X(proto)                                                                           \
     X(protocol)                                                                        \
     X(resume_writing)                                                                  \
@@ -99,6 +102,7 @@
     X(AsyncioHandle, "asyncio.events", "Handle")                                       \
     X(AsyncioTimerHandle, "asyncio.events", "TimerHandle")                             \
     X(FlowControlMixin, "asyncio.transports", "_FlowControlMixin")                     \
+    X(ReadTransport, "asyncio.transports", "ReadTransport")                            \
     X(BufferedProtocol, "asyncio.protocols", "BufferedProtocol")                       \
     X(BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                           \
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \

@@ -183,6 +183,36 @@ fds_forget(LoopObject *loop, int fd)
     }
 }
 
+void
+fds_leave(LoopObject *loop, int fd, PyObject *owner)
+{
+    FdEntry *entry = fds_entry(loop, fd);
+    if (entry == NULL) {
+        return;
+    }
+    bool was_watched = entry_wanted(entry) != 0;
+    PyObject *drop[3] = {NULL, NULL, NULL};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(entry->slots); i++) {
+        if (entry->slots[i].owner == owner) {
+            drop[i] = owner;
+            entry->slots[i] = (FdSlot){NULL, NULL};
+            entry->pending &= (uint8_t)~(i == 0 ? FD_READ : FD_WRITE);
+        }
+    }
+    unsigned int wanted = entry_wanted(entry);
+    if (entry->armed != wanted && loop_check_fork(loop) == 0) {
+        (void)loop->fds.poller->arm(loop, fd, entry, wanted); /* as in fds_unwatch */
+    }
+    fds_count_watched(loop, was_watched, wanted != 0);
+    if (wanted == 0 && entry->transport == NULL) {
+        drop[2] = entry->identity;
+        entry->identity = NULL;
+    }
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(drop); i++) {
+        Py_XDECREF(drop[i]);
+    }
+}
+
 int
 fds_set_transport(LoopObject *loop, int fd, PyObject *transport)
 {

@@ -101,6 +101,9 @@ PyObject *fds_unwatch(LoopObject *loop, int fd, unsigned int direction, bool laz
 /* The owner of fd is about to close it: unregisters at once, drops all. */
 void fds_forget(LoopObject *loop, int fd);
 
+/* owner is about to close fd, which others may wait for too: its watches end at once. */
+void fds_leave(LoopObject *loop, int fd, PyObject *owner);
+
 /* Claims fd for a transport (NULL: gives it up). 0, or -1 with MemoryError. */
 int fds_set_transport(LoopObject *loop, int fd, PyObject *transport);
 

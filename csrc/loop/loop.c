@@ -609,10 +609,17 @@ static PyMethodDef loop_methods[] = {
     {"getnameinfo", FASTCALL(names_getnameinfo), KEYWORDS,
      "getnameinfo($self, sockaddr, flags=0)\n--\n\n"
      "Coroutine: socket.getnameinfo() without blocking."},
-    {"_make_socket_transport", FASTCALL(stream_make_transport), KEYWORDS,
+    {"_make_socket_transport", FASTCALL(socket_make_transport), KEYWORDS,
      "_make_socket_transport($self, sock, protocol, waiter=None, *, extra=None,\n"
      "                       server=None, context=None)\n--\n\n"
      "The transport of a connected stream socket; connection_made() comes later."},
+    {"_make_read_pipe_transport", FASTCALL(pipe_make_reader), KEYWORDS,
+     "_make_read_pipe_transport($self, pipe, protocol, waiter=None, extra=None)\n--\n\n"
+     "The transport of what a pipe, socket or character device has to be read."},
+    {"_make_write_pipe_transport", FASTCALL(pipe_make_writer), KEYWORDS,
+     "_make_write_pipe_transport($self, pipe, protocol, waiter=None, "
+     "extra=None)\n--\n\n"
+     "The transport of what is written to a pipe, socket or character device."},
     {"_start_serving", FASTCALL(listener_start_serving), KEYWORDS, NULL},
     {"_stop_serving", listener_stop_serving, METH_O, NULL},
     {"_run", loop_run_method, METH_NOARGS,

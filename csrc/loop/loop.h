@@ -209,8 +209,12 @@ PyObject *names_getnameinfo(PyObject *op, PyObject *const *args, Py_ssize_t narg
 
 /* transport/: the hooks that make transports and serve. Defined above this layer, named
  * here because Loop's table of methods must list them. */
-PyObject *stream_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+PyObject *socket_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames);
+PyObject *pipe_make_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames);
+PyObject *pipe_make_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames);
 PyObject *listener_start_serving(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                                  PyObject *kwnames);
 PyObject *listener_stop_serving(PyObject *op, PyObject *sock);

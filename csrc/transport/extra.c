@@ -1,4 +1,5 @@
-/* extra.c - what get_extra_info() answers: socket, sockname, peername, and the caller's.
+/* extra.c - what get_extra_info() answers: socket, sockname, peername, and the caller's
+ * (of a pipe, the caller's and the pipe object, which are in the dict from the start).
  *
  * asyncio computes all three for every connection; most are never asked for, so they are
  * made on demand, and what the kernel forgets when the descriptor closes is kept then.
@@ -120,7 +121,8 @@ stream_extra_get(StreamObject *self, PyObject *name)
             return Py_XNewRef(value);
         }
     }
-    PyObject *known = extra_known_name(self->loop->state, name);
+    PyObject *known =
+        self->ops->is_socket ? extra_known_name(self->loop->state, name) : NULL;
     if (known == NULL) {
         return NULL;
     }
@@ -142,7 +144,7 @@ stream_extra_all(StreamObject *self)
 {
     PyloopState *state = self->loop->state;
     PyObject *names[3] = {state->str_socket, state->str_sockname, state->str_peername};
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
+    for (size_t i = 0; self->ops->is_socket && i < Py_ARRAY_LENGTH(names); i++) {
         PyObject *value = stream_extra_get(self, names[i]);
         if (value == NULL) {
             return NULL;
@@ -157,7 +159,7 @@ stream_extra_keep(StreamObject *self)
 {
     PyloopState *state = self->loop->state;
     PyObject *names[2] = {state->str_sockname, state->str_peername};
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
+    for (size_t i = 0; self->ops->is_socket && i < Py_ARRAY_LENGTH(names); i++) {
         /* No names any more: the interpreter is shutting down. */
         PyObject *value = names[i] != NULL ? stream_extra_get(self, names[i]) : NULL;
         if (value == NULL && PyErr_Occurred()) {

@@ -67,11 +67,11 @@ flow_notify(LoopObject *loop, PyObject *transport, PyObject *protocol, PyObject 
 }
 
 int
-flow_write_lost(LoopObject *loop, unsigned int *lost)
+flow_write_lost(LoopObject *loop, const char *warning, unsigned int *lost)
 {
     int rc = 0;
     if (*lost >= LOST_WRITES_WARN) {
-        PyObject *text = PyUnicode_FromString("socket.send() raised exception.");
+        PyObject *text = PyUnicode_FromString(warning);
         PyObject *logged = text != NULL ? call_method1(loop->state->logger,
                                                        loop->state->str_warning, text)
                                         : NULL;

@@ -18,8 +18,9 @@ int flow_parse_limits(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 int flow_notify(LoopObject *loop, PyObject *transport, PyObject *protocol,
                 PyObject *name, const char *failed);
 
-/* A write to a lost connection: *lost (asyncio's _conn_lost) grows; asyncio warns once it
- * is beyond LOG_THRESHOLD_FOR_CONNLOST_WRITES. 0, or -1 with what the logger raised. */
-int flow_write_lost(LoopObject *loop, unsigned int *lost);
+/* A write to a lost connection: *lost (asyncio's _conn_lost) grows; asyncio logs a warning
+ * once it is beyond LOG_THRESHOLD_FOR_CONNLOST_WRITES. 0, or -1 with what the logger
+ * raised. */
+int flow_write_lost(LoopObject *loop, const char *warning, unsigned int *lost);
 
 #endif

@@ -80,7 +80,7 @@ stream_make_empty_waiter(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (loop_check_closed(self->loop) < 0) {
         return NULL;
     }
-    if (self->lost > 0) {
+    if (self->lost) {
         PyErr_SetString(PyExc_ConnectionError, "Connection is closed by peer");
         return NULL;
     }

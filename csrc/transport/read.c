@@ -1,4 +1,4 @@
-/* read.c - the read side of SocketTransport.
+/* read.c - the read side of transports.
  *
  * Data go through the loop's scratch buffer into a bytes object of the right size; a
  * BufferedProtocol's buffer is read into directly. The registration is kept while the
@@ -11,16 +11,13 @@
 #include "base/errors.h"
 
 #include <errno.h>
-#include <sys/socket.h>
-
-static int on_readable(LoopObject *loop, PyObject *owner);
 
 int
 stream_watch_reading(StreamObject *self)
 {
     PyObject *replaced;
-    if (fds_watch(self->loop, self->fd, FD_READ, on_readable, (PyObject *)self, NULL,
-                  &replaced) < 0) {
+    if (fds_watch(self->loop, self->fd, FD_READ, self->ops->on_readable,
+                  (PyObject *)self, self->identity, &replaced) < 0) {
         return -1;
     }
     Py_XDECREF(replaced);
@@ -30,7 +27,7 @@ stream_watch_reading(StreamObject *self)
 void
 stream_unwatch_reading(StreamObject *self)
 {
-    if (self->fd >= 0 && self->loop->phase == LOOP_OPEN) {
+    if (stream_waits_for(self, FD_READ)) {
         Py_XDECREF(fds_unwatch(self->loop, self->fd, FD_READ, true));
     }
 }
@@ -46,27 +43,6 @@ stream_look_at_protocol(StreamObject *self)
     self->buffered = buffered > 0;
 }
 
-static int
-stream_on_eof(StreamObject *self)
-{
-    PyObject *keep = call_method0(self->protocol, self->loop->state->str_eof_received);
-    int truth = keep != NULL ? PyObject_IsTrue(keep) : -1;
-    Py_XDECREF(keep);
-    if (truth < 0) {
-        return stream_fatal_error(self,
-                                  "Fatal error: protocol.eof_received() call failed.");
-    }
-    if (self->phase >= STREAM_CLOSING) {
-        return 0; /* the protocol closed it */
-    }
-    if (truth == 0) {
-        return stream_close(self);
-    }
-    self->read_eof = true; /* the protocol can write more, but no data can come */
-    stream_unwatch_reading(self);
-    return 0;
-}
-
 /* What recv() said. 1: n bytes came; 0: handled, nothing came; -1: must leave run. */
 static int
 stream_after_recv(StreamObject *self, ssize_t n)
@@ -75,13 +51,13 @@ stream_after_recv(StreamObject *self, ssize_t n)
         return 1;
     }
     if (n == 0) {
-        return stream_on_eof(self);
+        return self->ops->on_eof(self);
     }
     if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
         return 0;
     }
     (void)errors_raise_errno(errno);
-    return stream_fatal_error(self, "Fatal read error on socket transport");
+    return stream_fatal_error(self, self->ops->read_failed);
 }
 
 static int
@@ -89,23 +65,22 @@ stream_read_bytes(StreamObject *self)
 {
     char *scratch = loop_scratch(self->loop);
     if (scratch == NULL) {
-        return stream_fatal_error(self, "Fatal read error on socket transport");
+        return stream_fatal_error(self, self->ops->read_failed);
     }
-    ssize_t n = recv(self->fd, scratch, SCRATCH_SIZE, MSG_DONTWAIT);
+    ssize_t n = self->ops->receive(self->fd, scratch, SCRATCH_SIZE);
     int rc = stream_after_recv(self, n);
     if (rc <= 0) {
         return rc;
     }
     PyObject *data = PyBytes_FromStringAndSize(scratch, (Py_ssize_t)n);
     if (data == NULL) {
-        return stream_fatal_error(self, "Fatal read error on socket transport");
+        return stream_fatal_error(self, self->ops->read_failed);
     }
     PyObject *done =
         call_method1(self->protocol, self->loop->state->str_data_received, data);
     Py_DECREF(data);
     if (done == NULL) {
-        return stream_fatal_error(self,
-                                  "Fatal error: protocol.data_received() call failed.");
+        return self->ops->on_data_failed(self);
     }
     Py_DECREF(done);
     return 0;
@@ -145,7 +120,7 @@ stream_recv_into(StreamObject *self, PyObject *buffer)
         errno = 0;
         return -1;
     }
-    ssize_t n = recv(self->fd, view.buf, (size_t)view.len, MSG_DONTWAIT);
+    ssize_t n = self->ops->receive(self->fd, view.buf, (size_t)view.len);
     int err = errno;
     PyBuffer_Release(&view);
     errno = err;
@@ -160,7 +135,7 @@ stream_read_into_buffer(StreamObject *self)
         return stream_fatal_error(self,
                                   "Fatal error: protocol.get_buffer() call failed.");
     }
-    if (self->lost > 0) { /* get_buffer() closed us */
+    if (self->lost) { /* get_buffer() closed us */
         Py_DECREF(buffer);
         return 0;
     }
@@ -168,7 +143,7 @@ stream_read_into_buffer(StreamObject *self)
     int err = errno;
     Py_DECREF(buffer);
     if (n < 0 && err == 0) {
-        return stream_fatal_error(self, "Fatal read error on socket transport");
+        return stream_fatal_error(self, self->ops->read_failed);
     }
     errno = err;
     int rc = stream_after_recv(self, n);
@@ -189,19 +164,19 @@ stream_read_into_buffer(StreamObject *self)
     return 0;
 }
 
-static int
-on_readable(LoopObject *Py_UNUSED(loop), PyObject *owner)
+int
+stream_on_readable(LoopObject *Py_UNUSED(loop), PyObject *owner)
 {
     StreamObject *self = (StreamObject *)owner;
-    if (self->lost > 0 || self->paused) {
+    if (self->lost || self->paused) {
         return 0;
     }
     if (!stream_owns_fd(self)) {
-        return stream_disowned(self, "Fatal read error on socket transport");
+        return stream_disowned(self, self->ops->read_failed);
     }
     PyObject *context = context_enter(self->context);
     if (context == NULL) {
-        return stream_fatal_error(self, "Fatal read error on socket transport");
+        return stream_fatal_error(self, self->ops->read_failed);
     }
     int rc = self->buffered ? stream_read_into_buffer(self) : stream_read_bytes(self);
     context_exit(context);

@@ -64,7 +64,7 @@ listener_start_plain(ListenerObject *self, int fd, const struct sockaddr_storage
         (void)close(fd);
         return 0;
     }
-    StreamObject *stream = stream_new(self->loop, fd, NULL, &self->kind, protocol, NULL,
+    StreamObject *stream = socket_new(self->loop, fd, NULL, &self->kind, protocol, NULL,
                                       self->args[ARG_SERVER]);
     int rc;
     if (stream == NULL) {

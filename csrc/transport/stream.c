@@ -1,6 +1,7 @@
-/* stream.c - the SocketTransport type: making, starting, closing, attributes.
+/* stream.c - making, starting, closing, methods and attributes that all transports of a
+ * stream of bytes share.
  *
- * Owns: the descriptor, through the Python socket when there is one.
+ * Owns: the descriptor, through the Python socket when there is one, or the pipe object.
  * An open transport that reads is kept alive by loop->fds, as by asyncio's selector; one
  * that is dropped unclosed closes itself with a ResourceWarning (stream_finalize).
  */
@@ -13,14 +14,32 @@
 #include "transport/flow.h"
 
 #include <errno.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
 #include <unistd.h>
+
+/* ---- debug mode's log ---------------------------------------------------------- */
+
+void
+stream_log(StreamObject *self, const char *level, const char *text, PyObject *exc)
+{
+    if (!self->loop->debug) {
+        return;
+    }
+    PyObject *raised = PyErr_GetRaisedException();
+    PyObject *done =
+        PyObject_CallMethod((PyObject *)self->loop, "_log_transport", "sOsO", level,
+                            (PyObject *)self, text, exc != NULL ? exc : Py_None);
+    if (done == NULL) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(done);
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
+}
 
 /* ---- the server's count ------------------------------------------------------ */
 
-/* asyncio.Server counts its connections; from 3.13 it is told which. 0, or -1. */
-static int
+int
 stream_tell_server(StreamObject *self, PyObject *server, PyObject *name)
 {
 #if PY_VERSION_HEX >= 0x030D0000
@@ -35,110 +54,41 @@ stream_tell_server(StreamObject *self, PyObject *server, PyObject *name)
 
 /* ---- making ------------------------------------------------------------------ */
 
-/* As asyncio's _set_nodelay: small writes do not wait for the peer's acknowledgement. */
-static void
-stream_set_nodelay(StreamObject *self)
-{
-    if ((self->kind.family == AF_INET || self->kind.family == AF_INET6) &&
-        self->kind.type == SOCK_STREAM && self->kind.proto == IPPROTO_TCP) {
-        int one = 1;
-        /* A connection that is gone already is seen by the first read. */
-        (void)setsockopt(self->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    }
-}
-
 StreamObject *
-stream_new(LoopObject *loop, int fd, PyObject *sock, const SocketKind *kind,
-           PyObject *protocol, PyObject *extra, PyObject *server)
+stream_alloc(LoopObject *loop, PyTypeObject *type, const StreamOps *ops,
+             PyObject *protocol, PyObject *extra)
 {
-    PyTypeObject *tp = loop->state->SocketTransportType;
-    StreamObject *self = (StreamObject *)tp->tp_alloc(tp, 0);
+    StreamObject *self = (StreamObject *)type->tp_alloc(type, 0);
     if (self == NULL) {
         return NULL;
     }
     self->loop = (LoopObject *)Py_NewRef((PyObject *)loop);
     loop->state->live_transports++;
-    self->fd = -1; /* until nothing can fail any more: the caller's */
+    self->ops = ops;
+    self->fd = -1;
     self->phase = STREAM_OPENING;
-    self->kind = *kind;
     self->protocol = Py_NewRef(protocol);
     self->high_water = FLOW_HIGH_WATER;
     self->low_water = FLOW_LOW_WATER;
     self->context = PyContext_CopyCurrent();
     self->extra = extra != NULL && extra != Py_None ? PyDict_Copy(extra) : NULL;
     if (self->context == NULL || PyErr_Occurred()) {
-        goto error;
+        Py_CLEAR(self);
     }
-    if (fds_set_transport(loop, fd, (PyObject *)self) < 0) {
-        goto error;
-    }
-    if (server != NULL && server != Py_None) {
-        if (stream_tell_server(self, server, loop->state->str__attach) < 0) {
-            fds_forget(loop, fd);
-            goto error;
-        }
-        self->server = Py_NewRef(server);
-    }
-    self->fd = fd;
-    self->sock = Py_XNewRef(sock);
-    stream_look_at_protocol(self);
-    stream_set_nodelay(self);
     return self;
-error:
-    Py_DECREF(self);
-    return NULL;
 }
 
-/* The peer's address, now: a reset connection does not know it any more. */
-static void
-stream_keep_peer(StreamObject *self)
+int
+stream_schedule_start(StreamObject *self, PyObject *waiter)
 {
-    socklen_t length = sizeof(self->peer);
-    if ((self->kind.family == AF_INET || self->kind.family == AF_INET6) &&
-        getpeername(self->fd, (struct sockaddr *)&self->peer, &length) < 0) {
-        self->peer.sin6_family = 0;
+    PyObject *start = PyObject_GetAttr((PyObject *)self, self->loop->state->str__start);
+    if (start == NULL) {
+        return -1;
     }
-}
-
-/* Loop._make_socket_transport(sock, protocol, waiter=None, *, extra=None, server=None) */
-PyObject *
-stream_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
-                      PyObject *kwnames)
-{
-    static const char *const names[] = {"sock",  "protocol", "waiter",
-                                        "extra", "server",   "context"};
-    static const ArgsSpec spec = {"_make_socket_transport", names, 6, 2, 3};
-    LoopObject *loop = (LoopObject *)op;
-    PyloopState *state = loop->state;
-    PyObject *given[6];
-    SocketKind kind;
-    if (args_parse(&spec, args, nargs, kwnames, given) < 0 ||
-        loop_check_closed(loop) < 0) {
-        return NULL;
-    }
-    int fd = args_descriptor(state->str_fileno, given[0]);
-    if (fd < 0 || fd_check_no_transport(loop, fd, given[0]) < 0 ||
-        sockets_kind(state, given[0], &kind) < 0) {
-        return NULL;
-    }
-    StreamObject *self =
-        stream_new(loop, fd, given[0], &kind, given[1], given[3], given[4]);
-    if (self == NULL) {
-        return NULL;
-    }
-    stream_keep_peer(self);
-    if (given[5] != NULL && given[5] != Py_None) {
-        Py_SETREF(self->context, Py_NewRef(given[5])); /* 3.15 */
-    }
-    PyObject *start = PyObject_GetAttr((PyObject *)self, state->str__start);
-    PyObject *waiter[1] = {given[2] != NULL ? given[2] : Py_None};
-    if (start == NULL || loop_call_soon(loop, start, waiter, 1, NULL) < 0) {
-        Py_XDECREF(start);
-        Py_DECREF(self);
-        return NULL;
-    }
+    PyObject *args[1] = {waiter != NULL ? waiter : Py_None};
+    int rc = loop_call_soon(self->loop, start, args, 1, NULL);
     Py_DECREF(start);
-    return (PyObject *)self;
+    return rc;
 }
 
 int
@@ -159,14 +109,18 @@ stream_start(StreamObject *self)
                     state->str_transport, (PyObject *)self, NULL) < 0) {
         return -1;
     }
-    if (self->phase != STREAM_OPEN || self->paused) {
+    if (self->phase != STREAM_OPEN || self->paused || self->unreadable ||
+        stream_watch_reading(self) == 0) {
         return 0;
     }
-    return stream_watch_reading(self);
+    /* Such as EPERM for /dev/null. Who waits for the transport gets it all the same. */
+    return loop_report(self->loop, "Cannot watch the descriptor of a transport",
+                       state->str_transport, (PyObject *)self, state->str_protocol,
+                       self->protocol, NULL);
 }
 
-/* The handle that _make_socket_transport schedules: start, then wake who waits. */
-static PyObject *
+/* What is scheduled when a transport is made: start, then wake who waits. */
+PyObject *
 stream_start_method(PyObject *op, PyObject *waiter)
 {
     StreamObject *self = (StreamObject *)op;
@@ -195,7 +149,12 @@ stream_dispose(StreamObject *self)
     }
     stream_extra_keep(self);
     self->phase = STREAM_CLOSED;
-    fds_forget(self->loop, self->fd);
+    if (self->ops->is_socket) {
+        fds_forget(self->loop, self->fd);
+    }
+    else {
+        fds_leave(self->loop, self->fd, (PyObject *)self);
+    }
     if (self->sock != NULL) {
         PyObject *closed = call_method0(self->sock, self->loop->state->str_close);
         if (closed == NULL) {
@@ -246,7 +205,7 @@ stream_lost(StreamObject *self, PyObject *exc)
     return rc;
 }
 
-static PyObject *
+PyObject *
 stream_lost_method(PyObject *op, PyObject *exc)
 {
     if (stream_lost((StreamObject *)op, exc == Py_None ? NULL : exc) < 0) {
@@ -277,11 +236,14 @@ stream_close(StreamObject *self)
         return 0;
     }
     self->phase = STREAM_CLOSING;
-    stream_unwatch_reading(self);
-    if (self->queue_count > 0) {
-        return 0; /* stream_drained goes on */
+    if (self->queue_count > 0) { /* stream_drained goes on */
+        if (self->ops->is_socket) {
+            stream_unwatch_reading(self);
+        } /* else it is how the end of a pipe's reader is noticed */
+        return 0;
     }
-    self->lost++;
+    stream_unwatch_reading(self);
+    stream_set_lost(self);
     return stream_schedule_lost(self, NULL);
 }
 
@@ -289,18 +251,16 @@ int
 stream_force_close(StreamObject *self, PyObject *exc)
 {
     stream_release_held(self); /* written before the abort, so sent before it */
-    if (self->lost > 0) {
+    if (self->lost) {
         return 0;
     }
     if (self->queue_count > 0) {
         stream_drop_queue(self);
-        Py_XDECREF(fds_unwatch(self->loop, self->fd, FD_WRITE, true));
+        stream_unwatch_writing(self);
     }
-    if (self->phase < STREAM_CLOSING) {
-        self->phase = STREAM_CLOSING;
-        stream_unwatch_reading(self);
-    }
-    self->lost++;
+    self->phase = STREAM_CLOSING;
+    stream_unwatch_reading(self);
+    stream_set_lost(self);
     return stream_schedule_lost(self, exc);
 }
 
@@ -313,7 +273,10 @@ stream_fatal_error(StreamObject *self, const char *message)
     int rc = 0;
     PyObject *exc = PyErr_GetRaisedException();
     Py_INCREF(self);
-    if (!PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_OSError)) {
+    if (self->ops->is_expected(exc)) {
+        stream_log(self, "debug", message, exc);
+    }
+    else {
         PyloopState *state = self->loop->state;
         PyErr_SetRaisedException(Py_NewRef(exc));
         rc = loop_report(self->loop, message, state->str_transport, (PyObject *)self,
@@ -337,7 +300,7 @@ stream_disowned(StreamObject *self, const char *message)
 
 /* ---- methods ------------------------------------------------------------------ */
 
-static PyObject *
+PyObject *
 stream_close_method(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     if (stream_close((StreamObject *)op) < 0) {
@@ -346,7 +309,7 @@ stream_close_method(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-static PyObject *
+PyObject *
 stream_abort(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     if (stream_force_close((StreamObject *)op, NULL) < 0) {
@@ -355,18 +318,9 @@ stream_abort(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-static PyObject *
-stream_force_close_method(PyObject *op, PyObject *exc)
-{
-    if (stream_force_close((StreamObject *)op, exc == Py_None ? NULL : exc) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
 /* StreamWriter.drain() looks here, and may return without giving up its callback: what it
  * promises to have offered to the kernel must not be held. */
-static PyObject *
+PyObject *
 stream_is_closing(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     StreamObject *self = (StreamObject *)op;
@@ -374,14 +328,14 @@ stream_is_closing(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(self->phase >= STREAM_CLOSING);
 }
 
-static PyObject *
+PyObject *
 stream_is_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     StreamObject *self = (StreamObject *)op;
     return PyBool_FromLong(self->phase < STREAM_CLOSING && !self->paused);
 }
 
-static PyObject *
+PyObject *
 stream_pause_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     StreamObject *self = (StreamObject *)op;
@@ -389,11 +343,12 @@ stream_pause_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (self->phase < STREAM_CLOSING && !self->paused) {
         self->paused = true;
         stream_unwatch_reading(self);
+        stream_log(self, "debug", "pauses reading", NULL);
     }
     Py_RETURN_NONE;
 }
 
-static PyObject *
+PyObject *
 stream_resume_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     StreamObject *self = (StreamObject *)op;
@@ -402,7 +357,7 @@ stream_resume_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     self->paused = false;
     if (!stream_owns_fd(self)) {
-        if (stream_disowned(self, "Fatal read error on socket transport") < 0) {
+        if (stream_disowned(self, self->ops->read_failed) < 0) {
             return NULL;
         }
         Py_RETURN_NONE;
@@ -411,10 +366,11 @@ stream_resume_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
         stream_watch_reading(self) < 0) {
         return NULL;
     }
+    stream_log(self, "debug", "resumes reading", NULL);
     Py_RETURN_NONE;
 }
 
-static PyObject *
+PyObject *
 stream_set_protocol(PyObject *op, PyObject *protocol)
 {
     StreamObject *self = (StreamObject *)op;
@@ -426,14 +382,14 @@ stream_set_protocol(PyObject *op, PyObject *protocol)
     Py_RETURN_NONE;
 }
 
-static PyObject *
+PyObject *
 stream_get_protocol(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     PyObject *protocol = ((StreamObject *)op)->protocol;
     return Py_NewRef(protocol != NULL ? protocol : Py_None);
 }
 
-static PyObject *
+PyObject *
 stream_get_write_buffer_size(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     StreamObject *self = (StreamObject *)op;
@@ -441,7 +397,7 @@ stream_get_write_buffer_size(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyLong_FromSize_t(self->queue_bytes);
 }
 
-static PyObject *
+PyObject *
 stream_get_write_buffer_limits(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     StreamObject *self = (StreamObject *)op;
@@ -449,13 +405,13 @@ stream_get_write_buffer_limits(PyObject *op, PyObject *Py_UNUSED(ignored))
                          (Py_ssize_t)self->high_water);
 }
 
-static PyObject *
+PyObject *
 stream_can_write_eof(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
 {
     Py_RETURN_TRUE;
 }
 
-static PyObject *
+PyObject *
 stream_get_extra_info(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                       PyObject *kwnames)
 {
@@ -474,36 +430,16 @@ stream_get_extra_info(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     return value;
 }
 
-static PyObject *
-stream_repr(PyObject *op)
-{
-    StreamObject *self = (StreamObject *)op;
-    if (self->phase == STREAM_CLOSED || self->loop->phase != LOOP_OPEN) {
-        return PyUnicode_FromFormat("<SocketTransport%s fd=%d>",
-                                    self->phase == STREAM_CLOSED    ? " closed"
-                                    : self->phase == STREAM_CLOSING ? " closing"
-                                                                    : "",
-                                    self->fd);
-    }
-    FdEntry *entry = fds_entry(self->loop, self->fd);
-    return PyUnicode_FromFormat(
-        "<SocketTransport%s fd=%d read=%s write=<%s, bufsize=%zu>>",
-        self->phase == STREAM_CLOSING ? " closing" : "", self->fd,
-        entry != NULL && entry->slots[0].owner == op ? "polling" : "idle",
-        entry != NULL && entry->slots[1].owner == op ? "polling" : "idle",
-        self->queue_bytes);
-}
-
 /* ---- attributes that asyncio's helpers and libraries read ---------------------- */
 
-static PyObject *
+PyObject *
 stream_get_loop(PyObject *op, void *Py_UNUSED(closure))
 {
     StreamObject *self = (StreamObject *)op;
     return Py_NewRef(self->phase != STREAM_CLOSED ? (PyObject *)self->loop : Py_None);
 }
 
-static PyObject *
+PyObject *
 stream_get_sock(PyObject *op, void *Py_UNUSED(closure))
 {
     StreamObject *self = (StreamObject *)op;
@@ -513,139 +449,45 @@ stream_get_sock(PyObject *op, void *Py_UNUSED(closure))
     return Py_XNewRef(stream_socket(self));
 }
 
-static PyObject *
+PyObject *
 stream_get_extra(PyObject *op, void *Py_UNUSED(closure))
 {
     return Py_XNewRef(stream_extra_all((StreamObject *)op));
 }
 
-static PyObject *
+PyObject *
 stream_get_protocol_attr(PyObject *op, void *Py_UNUSED(closure))
 {
     return stream_get_protocol(op, NULL);
 }
 
-static PyObject *
-stream_get_server(PyObject *op, void *Py_UNUSED(closure))
-{
-    PyObject *server = ((StreamObject *)op)->server;
-    return Py_NewRef(server != NULL ? server : Py_None);
-}
-
-static PyObject *
-stream_get_empty_waiter(PyObject *op, void *Py_UNUSED(closure))
-{
-    PyObject *waiter = ((StreamObject *)op)->empty_waiter;
-    return Py_NewRef(waiter != NULL ? waiter : Py_None);
-}
-
-static PyObject *
+PyObject *
 stream_get_fd(PyObject *op, void *Py_UNUSED(closure))
 {
     return PyLong_FromLong(((StreamObject *)op)->fd);
 }
 
-static PyObject *
+PyObject *
 stream_get_conn_lost(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyLong_FromUnsignedLong(((StreamObject *)op)->lost);
+    return PyLong_FromUnsignedLong(((StreamObject *)op)->conn_lost);
 }
 
-static PyObject *
+PyObject *
 stream_get_closing(PyObject *op, void *Py_UNUSED(closure))
 {
     return stream_is_closing(op, NULL);
 }
 
-static PyObject *
+PyObject *
 stream_get_flag(PyObject *op, void *closure)
 {
     return PyBool_FromLong(*(bool *)((char *)op + (size_t)(uintptr_t)closure));
 }
 
-static PyGetSetDef stream_getsets[] = {
-    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
-    {"_loop", stream_get_loop, NULL, NULL, NULL},
-    {"_sock", stream_get_sock, NULL, NULL, NULL},
-    {"_empty_waiter", stream_get_empty_waiter, NULL, NULL, NULL},
-    {"_sock_fd", stream_get_fd, NULL, NULL, NULL},
-    {"_extra", stream_get_extra, NULL, NULL, NULL},
-    {"_protocol", stream_get_protocol_attr, NULL, NULL, NULL},
-    {"_server", stream_get_server, NULL, NULL, NULL},
-    {"_conn_lost", stream_get_conn_lost, NULL, NULL, NULL},
-    {"_closing", stream_get_closing, NULL, NULL, NULL},
-    {"_paused", stream_get_flag, NULL, NULL, (void *)offsetof(StreamObject, paused)},
-    {"_eof", stream_get_flag, NULL, NULL, (void *)offsetof(StreamObject, write_eof)},
-    {"_protocol_paused", stream_get_flag, NULL, NULL,
-     (void *)offsetof(StreamObject, protocol_paused)},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-static PyMemberDef stream_members[] = {
-    {"__dictoffset__", Py_T_PYSSIZET, offsetof(StreamObject, dict), Py_READONLY, NULL},
-    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(StreamObject, weakrefs), Py_READONLY,
-     NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-#define FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
-
-static PyMethodDef stream_methods[] = {
-    {"write", stream_write, METH_O,
-     "write($self, data, /)\n--\n\n"
-     "Send bytes, at once as far as the kernel takes them; queue the rest.\n\n"
-     "Raises TypeError for data that is not bytes-like, RuntimeError after "
-     "write_eof()."},
-    {"writelines", stream_writelines, METH_O,
-     "writelines($self, list_of_data, /)\n--\n\n"
-     "Send an iterable of bytes-like objects, as one write."},
-    {"write_eof", stream_write_eof, METH_NOARGS,
-     "write_eof($self, /)\n--\n\n"
-     "Close the write end once the queue is sent; reading goes on."},
-    {"can_write_eof", stream_can_write_eof, METH_NOARGS,
-     "can_write_eof($self, /)\n--\n\nReturn True: sockets can."},
-    {"close", stream_close_method, METH_NOARGS,
-     "close($self, /)\n--\n\n"
-     "Stop reading, send what is queued, then call connection_lost(None)."},
-    {"abort", stream_abort, METH_NOARGS,
-     "abort($self, /)\n--\n\n"
-     "Close at once; what is queued is lost. connection_lost(None) is called."},
-    {"is_closing", stream_is_closing, METH_NOARGS,
-     "is_closing($self, /)\n--\n\nReturn True if the transport is closing or closed."},
-    {"is_reading", stream_is_reading, METH_NOARGS,
-     "is_reading($self, /)\n--\n\nReturn True if the transport receives data."},
-    {"pause_reading", stream_pause_reading, METH_NOARGS,
-     "pause_reading($self, /)\n--\n\nCall no data_received() until resume_reading()."},
-    {"resume_reading", stream_resume_reading, METH_NOARGS,
-     "resume_reading($self, /)\n--\n\nGo on receiving after pause_reading()."},
-    {"set_protocol", stream_set_protocol, METH_O,
-     "set_protocol($self, protocol, /)\n--\n\nUse another protocol from now on."},
-    {"get_protocol", stream_get_protocol, METH_NOARGS,
-     "get_protocol($self, /)\n--\n\nReturn the protocol, None when closed."},
-    {"get_write_buffer_size", stream_get_write_buffer_size, METH_NOARGS,
-     "get_write_buffer_size($self, /)\n--\n\nReturn how many bytes are queued."},
-    {"get_write_buffer_limits", stream_get_write_buffer_limits, METH_NOARGS,
-     "get_write_buffer_limits($self, /)\n--\n\nReturn the water marks (low, high), "
-     "bytes."},
-    {"set_write_buffer_limits", FASTCALL(stream_set_write_buffer_limits),
-     METH_FASTCALL | METH_KEYWORDS,
-     "set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
-     "Set the water marks, in bytes, at which the protocol's pause_writing() and\n"
-     "resume_writing() are called. Raises ValueError unless high >= low >= 0."},
-    {"get_extra_info", FASTCALL(stream_get_extra_info), METH_FASTCALL | METH_KEYWORDS,
-     "get_extra_info($self, name, default=None)\n--\n\n"
-     "Return 'socket', 'sockname' or 'peername', or default for an unknown name."},
-    {"_make_empty_waiter", stream_make_empty_waiter, METH_NOARGS, NULL},
-    {"_reset_empty_waiter", stream_reset_empty_waiter, METH_NOARGS, NULL},
-    {"_start", stream_start_method, METH_O, NULL},
-    {"_call_connection_lost", stream_lost_method, METH_O, NULL},
-    {"_force_close", stream_force_close_method, METH_O, NULL},
-    {NULL, NULL, 0, NULL},
-};
-
 /* ---- life ---------------------------------------------------------------------- */
 
-static int
+int
 stream_traverse(PyObject *op, visitproc visit, void *arg)
 {
     StreamObject *self = (StreamObject *)op;
@@ -655,6 +497,7 @@ stream_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->protocol);
     Py_VISIT(self->context);
     Py_VISIT(self->sock);
+    Py_VISIT(self->identity);
     Py_VISIT(self->server);
     Py_VISIT(self->extra);
     Py_VISIT(self->empty_waiter);
@@ -664,7 +507,7 @@ stream_traverse(PyObject *op, visitproc visit, void *arg)
     return 0; /* the queue holds exact bytes only */
 }
 
-static int
+int
 stream_clear(PyObject *op)
 {
     StreamObject *self = (StreamObject *)op;
@@ -673,6 +516,7 @@ stream_clear(PyObject *op)
     Py_CLEAR(self->protocol);
     Py_CLEAR(self->context);
     Py_CLEAR(self->sock);
+    Py_CLEAR(self->identity);
     Py_CLEAR(self->server);
     Py_CLEAR(self->extra);
     Py_CLEAR(self->empty_waiter);
@@ -682,7 +526,7 @@ stream_clear(PyObject *op)
     return 0; /* loop stays until dealloc: the state is its module's */
 }
 
-static void
+void
 stream_finalize(PyObject *op)
 {
     StreamObject *self = (StreamObject *)op;
@@ -699,7 +543,7 @@ stream_finalize(PyObject *op)
     }
 }
 
-static void
+void
 stream_dealloc(PyObject *op)
 {
     StreamObject *self = (StreamObject *)op;
@@ -721,33 +565,9 @@ stream_dealloc(PyObject *op)
     Py_XDECREF(loop);
 }
 
-static PyType_Slot stream_slots[] = {
-    {Py_tp_doc,
-     "The transport of a stream socket; an asyncio.Transport made by the loop."},
-    {Py_tp_methods, stream_methods},
-    {Py_tp_getset, stream_getsets},
-    {Py_tp_members, stream_members},
-    {Py_tp_repr, stream_repr},
-    {Py_tp_traverse, stream_traverse},
-    {Py_tp_clear, stream_clear},
-    {Py_tp_finalize, stream_finalize},
-    {Py_tp_dealloc, stream_dealloc},
-    {0, NULL},
-};
-
-static PyType_Spec stream_spec = {
-    .name = "pyloop._core.SocketTransport",
-    .basicsize = sizeof(StreamObject),
-    .flags =
-        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = stream_slots,
-};
-
 PyTypeObject *
-stream_type_create(PyObject *module)
+stream_type_over(PyObject *module, PyType_Spec *spec, PyTypeObject *base)
 {
-    PyloopState *state = state_of_module(module);
-    PyTypeObject *base = (PyTypeObject *)state->FlowControlMixin;
     Py_ssize_t room = (Py_ssize_t)offsetof(StreamObject, dict);
     if (base->tp_basicsize > room) {
         PyErr_Format(PyExc_ImportError,
@@ -760,14 +580,7 @@ stream_type_create(PyObject *module)
     if (bases == NULL) {
         return NULL;
     }
-    PyObject *type = PyType_FromModuleAndSpec(module, &stream_spec, bases);
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, bases);
     Py_DECREF(bases);
-    /* What loop.start_tls() and loop.sendfile() ask of a transport. */
-    if (type != NULL &&
-        (PyObject_SetAttrString(type, "_start_tls_compatible", Py_True) < 0 ||
-         PyObject_SetAttrString(type, "_sendfile_compatible",
-                                state->sendfile_try_native) < 0)) {
-        Py_CLEAR(type);
-    }
     return (PyTypeObject *)type;
 }

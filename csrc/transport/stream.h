@@ -1,15 +1,18 @@
-/* stream.h - SocketTransport: the transport of stream sockets, over read.c and write.c.
+/* stream.h - what the transports of stream sockets (socket.c) and of pipes (pipe.c) share:
+ * one object, one way of reading (read.c), of writing (write.c) and of closing. What the
+ * kinds do differently is in their StreamOps.
  *
  *  STREAM_OPENING -> STREAM_OPEN     [stream_start]    connection_made was called
  *  STREAM_OPENING, STREAM_OPEN
  *                 -> STREAM_CLOSING  [stream_close, stream_force_close]  no more reading
  *  STREAM_CLOSING -> STREAM_CLOSED   [stream_lost]     connection_lost was called, the
  *                                                      descriptor is closed
- * While STREAM_OPENING..STREAM_CLOSING: fd >= 0 is ours, loop->fds names us as its
- * transport, protocol is set. STREAM_CLOSED: fd is closed, protocol and server are gone.
+ * While STREAM_OPENING..STREAM_CLOSING: fd >= 0 is ours, protocol is set, and loop->fds
+ * names a socket's transport as the descriptor's (a pipe may have two, one that reads and
+ * one that writes, and add_reader() as well). STREAM_CLOSED: fd is closed, protocol and
+ * server are gone.
  *
- * Invariant S1: lost > 0 <=> connection_lost is scheduled or was called (asyncio's
- *               _conn_lost, which also counts the writes since).
+ * Invariant S1: lost <=> connection_lost is scheduled or was called.
  * Invariant S2: queue_bytes == sum of the lengths in the queue; held <=> loop->holder is
  *               this stream and the queue has not been offered to the kernel.
  */
@@ -22,6 +25,8 @@
 #include "loop/sockets.h"
 
 #include <netinet/in.h>
+#include <sys/types.h>
+#include <sys/uio.h>
 
 typedef enum { STREAM_OPENING, STREAM_OPEN, STREAM_CLOSING, STREAM_CLOSED } StreamPhase;
 
@@ -32,27 +37,51 @@ typedef struct {
     size_t offset;   /* what precedes was sent */
 } WriteItem;
 
+typedef struct StreamObject StreamObject;
+
+/* One constant table per type. */
 typedef struct {
+    bool is_socket; /* else a pipe: see asyncio's unix_events for what that changes */
+    /* A system call each, which does not wait: a count, or -1 with errno. */
+    ssize_t (*receive)(int fd, void *into, size_t size);
+    ssize_t (*send)(int fd, const void *data, size_t length);
+    ssize_t (*send_vector)(int fd, struct iovec *vector, size_t count);
+    FdCallback on_readable;            /* what it is watched for reading with */
+    int (*on_eof)(StreamObject *self); /* 0, or -1 to leave run */
+    /* What data_received raised: 0, or -1 to leave run. */
+    int (*on_data_failed)(StreamObject *self);
+    /* An error that only connection_lost is told of. */
+    bool (*is_expected)(PyObject *exc);
+    const char *read_failed, *write_failed; /* messages for the exception handler */
+    const char *write_lost;                 /* the warning about writes after the end */
+} StreamOps;
+
+struct StreamObject {
     PyObject_HEAD
     PyObject *inherited[STREAM_INHERITED];
     PyObject *dict;
     PyObject *weakrefs;
+    const StreamOps *ops;
     LoopObject *loop;   /* strong until dealloc (it owns *state); hidden once CLOSED */
     PyObject *protocol; /* strong or NULL (once CLOSED) */
     PyObject *context;  /* strong: descriptor events call the protocol in it */
-    PyObject *sock;     /* strong or NULL: an accepted descriptor's is made on demand */
-    PyObject *server;   /* strong or NULL: attached */
+    PyObject *sock; /* strong or NULL: an accepted descriptor's is made on demand; of a
+                         * pipe any object with fileno() and close() */
+    PyObject *identity;     /* strong or NULL: a pipe's, for fds_watch */
+    PyObject *server;       /* strong or NULL: attached */
     PyObject *empty_waiter; /* strong or NULL: lend.c */
     PyObject *extra; /* strong dict or NULL: get_extra_info's, filled on demand */
     int fd;
     SocketKind kind;
     StreamPhase phase;
-    bool buffered;        /* the protocol is a BufferedProtocol */
-    bool paused;          /* pause_reading() */
-    bool read_eof;        /* the peer sent EOF and the protocol keeps the transport */
-    bool write_eof;       /* write_eof() */
-    bool protocol_paused; /* pause_writing() was called */
-    unsigned int lost;    /* S1 */
+    bool buffered;          /* the protocol is a BufferedProtocol */
+    bool paused;            /* pause_reading() */
+    bool read_eof;          /* the peer sent EOF and the protocol keeps the transport */
+    bool write_eof;         /* write_eof() */
+    bool protocol_paused;   /* pause_writing() was called */
+    bool lost;              /* S1 */
+    bool unreadable;        /* reading is never watched: a device that is written to */
+    unsigned int conn_lost; /* asyncio's: writes that were lost, and an end before */
     struct sockaddr_in6 peer; /* accept's address of an IP peer; family 0: none */
 
     /* write.c */
@@ -64,15 +93,20 @@ typedef struct {
     uint8_t writes_now;       /* writes in that callback, up to 255 */
     uint8_t writes_learned;   /* how many the last callbacks made, when the same */
     uint8_t writes_streak;    /* in how many callbacks in a row */
-} StreamObject;
+};
 
 /* stream.c */
-PyTypeObject *stream_type_create(PyObject *module);
-/* Takes over the descriptor (and sock, a Python socket, or NULL) only when it succeeds. The
- * protocol's connection_made is not called yet: stream_start does. */
-StreamObject *stream_new(LoopObject *loop, int fd, PyObject *sock,
-                         const SocketKind *kind, PyObject *protocol, PyObject *extra,
-                         PyObject *server);
+/* A type whose instances are StreamObjects, over a class of asyncio's. New reference. */
+PyTypeObject *stream_type_over(PyObject *module, PyType_Spec *spec, PyTypeObject *base);
+/* A transport of that type without a descriptor (fd is -1): the caller gives it one when
+ * nothing can fail any more. extra: a dict, which is copied, None or NULL. */
+StreamObject *stream_alloc(LoopObject *loop, PyTypeObject *type, const StreamOps *ops,
+                           PyObject *protocol, PyObject *extra);
+/* _start, with a waiter or None, is called soon. 0, or -1. */
+int stream_schedule_start(StreamObject *self, PyObject *waiter);
+/* Tells the server by its _attach or _detach; asyncio.Server counts its connections, and
+ * from 3.13 on it is told which. 0, or -1. */
+int stream_tell_server(StreamObject *self, PyObject *server, PyObject *name);
 /* connection_made, then reading. 0, or -1 with what must leave run. */
 int stream_start(StreamObject *self);
 /* The connection is lost: stream_owns_fd() is false. As an operation on a closed socket. */
@@ -87,6 +121,58 @@ int stream_fatal_error(StreamObject *self, const char *message);
 /* Calls connection_lost and closes. Steals nothing; exc may be NULL. 0, or -1. */
 int stream_lost(StreamObject *self, PyObject *exc);
 
+/* In debug mode: logs what happened to the transport, with the traceback of exc unless it
+ * is NULL. level: "debug" or "info". */
+void stream_log(StreamObject *self, const char *level, const char *text, PyObject *exc);
+
+/* connection_lost is about to be scheduled or called (S1). */
+static inline void
+stream_set_lost(StreamObject *self)
+{
+    self->lost = true;
+    if (self->ops->is_socket) {
+        self->conn_lost++; /* asyncio's pipes count the writes only */
+    }
+}
+
+/* Does this transport wait for direction (FD_READ or FD_WRITE)? */
+static inline bool
+stream_waits_for(StreamObject *self, unsigned int direction)
+{
+    FdEntry *entry = fds_entry(self->loop, self->fd);
+    return entry != NULL &&
+           entry->slots[direction == FD_READ ? 0 : 1].owner == (PyObject *)self;
+}
+
+/* stream.c: methods, attributes and slots, for the tables of every type */
+PyObject *stream_start_method(PyObject *op, PyObject *waiter);
+PyObject *stream_lost_method(PyObject *op, PyObject *exc);
+PyObject *stream_close_method(PyObject *op, PyObject *ignored);
+PyObject *stream_abort(PyObject *op, PyObject *ignored);
+PyObject *stream_is_closing(PyObject *op, PyObject *ignored);
+PyObject *stream_is_reading(PyObject *op, PyObject *ignored);
+PyObject *stream_pause_reading(PyObject *op, PyObject *ignored);
+PyObject *stream_resume_reading(PyObject *op, PyObject *ignored);
+PyObject *stream_set_protocol(PyObject *op, PyObject *protocol);
+PyObject *stream_get_protocol(PyObject *op, PyObject *ignored);
+PyObject *stream_get_write_buffer_size(PyObject *op, PyObject *ignored);
+PyObject *stream_get_write_buffer_limits(PyObject *op, PyObject *ignored);
+PyObject *stream_can_write_eof(PyObject *op, PyObject *ignored);
+PyObject *stream_get_extra_info(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames);
+PyObject *stream_get_loop(PyObject *op, void *closure);
+PyObject *stream_get_sock(PyObject *op, void *closure);
+PyObject *stream_get_extra(PyObject *op, void *closure);
+PyObject *stream_get_protocol_attr(PyObject *op, void *closure);
+PyObject *stream_get_fd(PyObject *op, void *closure);
+PyObject *stream_get_conn_lost(PyObject *op, void *closure);
+PyObject *stream_get_closing(PyObject *op, void *closure);
+PyObject *stream_get_flag(PyObject *op, void *closure); /* closure: the bool's offset */
+int stream_traverse(PyObject *op, visitproc visit, void *arg);
+int stream_clear(PyObject *op);
+void stream_finalize(PyObject *op);
+void stream_dealloc(PyObject *op);
+
 /* extra.c */
 /* The Python socket (made on demand); borrowed, or NULL. */
 PyObject *stream_socket(StreamObject *self);
@@ -98,6 +184,7 @@ PyObject *stream_extra_all(StreamObject *self);
 void stream_extra_keep(StreamObject *self);
 
 /* read.c */
+int stream_on_readable(LoopObject *loop, PyObject *owner); /* reads, for the protocol */
 int stream_watch_reading(StreamObject *self);
 void stream_unwatch_reading(StreamObject *self);
 void stream_look_at_protocol(StreamObject *self); /* sets buffered */
@@ -105,13 +192,13 @@ void stream_look_at_protocol(StreamObject *self); /* sets buffered */
 /* write.c */
 PyObject *stream_write(PyObject *op, PyObject *data);
 PyObject *stream_writelines(PyObject *op, PyObject *list);
-PyObject *stream_write_eof(PyObject *op, PyObject *ignored);
 PyObject *stream_set_write_buffer_limits(PyObject *op, PyObject *const *args,
                                          Py_ssize_t nargs, PyObject *kwnames);
 int stream_maybe_pause_protocol(StreamObject *self);
 /* Offers what is held to the kernel, now. Any error becomes the transport's. */
 void stream_release_held(StreamObject *self);
 void stream_drop_queue(StreamObject *self);
+void stream_unwatch_writing(StreamObject *self);
 
 /* False when somebody closed the Python socket behind our back: its number may be another
  * file's by now, and must not be used. */
@@ -137,5 +224,17 @@ void stream_lend_no_more(StreamObject *self, PyObject *exc);
 
 /* server.c */
 PyTypeObject *listener_type_create(PyObject *module);
+
+/* socket.c */
+PyTypeObject *socket_type_create(PyObject *module);
+/* Takes over the descriptor (and sock, a Python socket, or NULL) only when it succeeds. The
+ * protocol's connection_made is not called yet: stream_start does. */
+StreamObject *socket_new(LoopObject *loop, int fd, PyObject *sock,
+                         const SocketKind *kind, PyObject *protocol, PyObject *extra,
+                         PyObject *server);
+
+/* pipe.c */
+PyTypeObject *pipe_reader_type_create(PyObject *module);
+PyTypeObject *pipe_writer_type_create(PyObject *module);
 
 #endif

@@ -1,4 +1,4 @@
-/* write.c - the write side of SocketTransport: the immediate try, holding, the queue.
+/* write.c - the write side of transports: the immediate try, holding, the queue.
  *
  * Owns: StreamObject.queue.  Does not own: the descriptor and its watch (loop/fds.c).
  *
@@ -10,7 +10,8 @@
  * callers); a callback that ends with fewer writes also unlearns. At most one transport
  * per loop holds, at most HOLD_BYTES, in the loop's thread, not in debug mode, not with
  * PYLOOP_HOLD_WRITES=0. The one case that can tell: a callback that always made k writes
- * makes fewer and then blocks on its peer (docs/compatibility.md).
+ * makes fewer and then blocks on its peer (docs/compatibility.md). A pipe never holds:
+ * where a write ends means something to a device, and to a pipe with several writers.
  */
 #include "transport/stream.h"
 
@@ -22,7 +23,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 
 enum {
     HOLD_STREAK = 3,
@@ -30,10 +30,6 @@ enum {
     QUEUE_FIRST_CAPACITY = 8,
     IOV_MAX_PER_SEND = 64,
 };
-
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0 /* macOS: Python ignores SIGPIPE */
-#endif
 
 static int on_writable(LoopObject *loop, PyObject *owner);
 
@@ -170,7 +166,7 @@ would_block(int err)
     return err == EAGAIN || err == EWOULDBLOCK || err == EINTR;
 }
 
-/* One sendmsg of the queue's head. Bytes sent (0: would block), or -1 with errno. */
+/* One system call for the queue's head. Bytes sent (0: would block), or -1 with errno. */
 static ssize_t
 queue_send(StreamObject *self)
 {
@@ -186,8 +182,7 @@ queue_send(StreamObject *self)
         vector[i].iov_base = PyBytes_AS_STRING(item->bytes) + item->offset;
         vector[i].iov_len = (size_t)PyBytes_GET_SIZE(item->bytes) - item->offset;
     }
-    struct msghdr message = {.msg_iov = vector, .msg_iovlen = count};
-    ssize_t n = sendmsg(self->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ssize_t n = self->ops->send_vector(self->fd, vector, count);
     return n < 0 && would_block(errno) ? 0 : n;
 }
 
@@ -197,19 +192,21 @@ static int
 stream_wait_writable(StreamObject *self)
 {
     PyObject *replaced;
-    if (fds_watch(self->loop, self->fd, FD_WRITE, on_writable, (PyObject *)self, NULL,
-                  &replaced) < 0) {
+    if (fds_watch(self->loop, self->fd, FD_WRITE, on_writable, (PyObject *)self,
+                  self->identity, &replaced) < 0) {
         stream_drop_queue(self);
-        return stream_fatal_error(self, "Fatal write error on socket transport");
+        return stream_fatal_error(self, self->ops->write_failed);
     }
     Py_XDECREF(replaced);
     return stream_maybe_pause_protocol(self);
 }
 
-static void
+void
 stream_unwatch_writing(StreamObject *self)
 {
-    Py_XDECREF(fds_unwatch(self->loop, self->fd, FD_WRITE, true));
+    if (stream_waits_for(self, FD_WRITE)) {
+        Py_XDECREF(fds_unwatch(self->loop, self->fd, FD_WRITE, true));
+    }
 }
 
 static void
@@ -224,8 +221,12 @@ static int
 stream_write_failed(StreamObject *self, int err)
 {
     stream_drop_queue(self);
+    stream_unwatch_writing(self);
+    if (!self->ops->is_socket) {
+        self->conn_lost++; /* a socket's end is counted by stream_set_lost */
+    }
     (void)errors_raise_errno(err);
-    return stream_fatal_error(self, "Fatal write error on socket transport");
+    return stream_fatal_error(self, self->ops->write_failed);
 }
 
 /* The queue is empty: what waited for that. 0, or -1 if it must leave run. */
@@ -235,7 +236,7 @@ stream_drained(StreamObject *self)
     stream_unwatch_writing(self);
     stream_release_storage(self);
     if (self->phase == STREAM_CLOSING) {
-        self->lost++;
+        stream_set_lost(self);
         return stream_lost(self, NULL);
     }
     if (stream_lend(self) < 0) {
@@ -259,14 +260,14 @@ stream_flush_queue(StreamObject *self)
     if (stream_maybe_resume_protocol(self) < 0) { /* it may write more, or close */
         return -1;
     }
-    return self->queue_count == 0 && self->lost == 0 ? stream_drained(self) : 0;
+    return self->queue_count == 0 && !self->lost ? stream_drained(self) : 0;
 }
 
 static int
 on_writable(LoopObject *Py_UNUSED(loop), PyObject *owner)
 {
     StreamObject *self = (StreamObject *)owner;
-    if (self->lost > 0) {
+    if (self->lost) {
         return 0;
     }
     if (self->queue_count == 0) {
@@ -274,7 +275,7 @@ on_writable(LoopObject *Py_UNUSED(loop), PyObject *owner)
     }
     PyObject *context = context_enter(self->context);
     if (context == NULL) {
-        return stream_fatal_error(self, "Fatal write error on socket transport");
+        return stream_fatal_error(self, self->ops->write_failed);
     }
     int rc = stream_flush_queue(self);
     context_exit(context);
@@ -308,7 +309,8 @@ stream_may_hold(StreamObject *self, size_t length)
     return self->writes_streak >= HOLD_STREAK &&
            self->writes_now < self->writes_learned &&
            self->writes_learned < UINT8_MAX && loop->dispatching && loop->hold_writes &&
-           !loop->debug && self->queue_bytes + length <= HOLD_BYTES &&
+           self->ops->is_socket && !loop->debug &&
+           self->queue_bytes + length <= HOLD_BYTES &&
            self->queue_bytes + length <= self->high_water &&
            (self->queue_count == 0 || stream_is_holding(self)) &&
            loop->thread_ident == PyThread_get_thread_ident();
@@ -377,7 +379,7 @@ stream_write_bytes(StreamObject *self, PyObject *data, const char *start, size_t
         if (!stream_owns_fd(self)) {
             return stream_write_failed(self, EBADF);
         }
-        ssize_t n = send(self->fd, start, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = self->ops->send(self->fd, start, length);
         if (n < 0 && !would_block(errno)) {
             return stream_write_failed(self, errno);
         }
@@ -410,6 +412,19 @@ stream_check_writable(StreamObject *self, const char *function)
 }
 
 static int
+stream_write_lost(StreamObject *self)
+{
+    return flow_write_lost(self->loop, self->ops->write_lost, &self->conn_lost);
+}
+
+/* After the end of a socket, or from close() on of a pipe. */
+static inline bool
+stream_loses_writes(const StreamObject *self)
+{
+    return self->phase >= STREAM_CLOSING && (self->lost || !self->ops->is_socket);
+}
+
+static int
 stream_write_object(StreamObject *self, PyObject *data)
 {
     if (PyBytes_CheckExact(data)) {
@@ -417,18 +432,18 @@ stream_write_object(StreamObject *self, PyObject *data)
         if (length == 0) {
             return 0;
         }
-        return self->lost > 0
-                   ? flow_write_lost(self->loop, &self->lost)
+        return stream_loses_writes(self)
+                   ? stream_write_lost(self)
                    : stream_write_bytes(self, data, PyBytes_AS_STRING(data), length);
     }
     Py_buffer view;
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
-        return stream_fatal_error(self, "Fatal write error on socket transport");
+        return stream_fatal_error(self, self->ops->write_failed);
     }
     int rc = 0;
     if (view.len > 0) {
-        rc = self->lost > 0
-                 ? flow_write_lost(self->loop, &self->lost)
+        rc = stream_loses_writes(self)
+                 ? stream_write_lost(self)
                  : stream_write_bytes(self, data, view.buf, (size_t)view.len);
     }
     PyBuffer_Release(&view);
@@ -495,8 +510,8 @@ stream_write_lines(StreamObject *self, PyObject *lines, size_t total)
     if (total == 0) {
         return 0;
     }
-    if (self->lost > 0) {
-        return flow_write_lost(self->loop, &self->lost);
+    if (self->lost) {
+        return stream_write_lost(self);
     }
     if (loop->holder != NULL && !stream_is_holding(self)) {
         stream_flush_holder(loop);
@@ -531,23 +546,6 @@ stream_writelines(PyObject *op, PyObject *list)
     int rc = stream_write_lines(self, lines, total);
     Py_DECREF(lines);
     if (rc < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-PyObject *
-stream_write_eof(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    StreamObject *self = (StreamObject *)op;
-    stream_release_held(self);
-    if (self->phase >= STREAM_CLOSING || self->write_eof) {
-        Py_RETURN_NONE;
-    }
-    self->write_eof = true;
-    bool owned = stream_owns_fd(self);
-    if (self->queue_count == 0 && (!owned || shutdown(self->fd, SHUT_WR) < 0)) {
-        (void)errors_raise_errno(owned ? errno : EBADF);
         return NULL;
     }
     Py_RETURN_NONE;
