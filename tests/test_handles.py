@@ -52,7 +52,11 @@ def test_a_handle_is_asyncios(loop, make):
     handle = make(loop, target)
     assert isinstance(handle, asyncio.Handle)
     assert isinstance(handle, asyncio.TimerHandle) == (make in (later, at))
-    assert type(handle).__name__ in ("Handle", "TimerHandle", "_ThreadSafeHandle")
+    if make is threadsafe and sys.version_info >= (3, 14):
+        assert isinstance(handle, asyncio.events._ThreadSafeHandle)
+        assert type(handle).__name__ == "_ThreadSafeHandle"
+    else:
+        assert type(handle).__name__ in ("Handle", "TimerHandle")
 
 
 @ALL
@@ -199,7 +203,10 @@ def oracle_repr(handle):
     if isinstance(handle, asyncio.TimerHandle):
         twin = asyncio.TimerHandle(handle.when(), target, (), handle._loop)
     else:
-        twin = asyncio.Handle(target, (), handle._loop)
+        kind = asyncio.Handle
+        if type(handle).__name__ == "_ThreadSafeHandle":
+            kind = asyncio.events._ThreadSafeHandle
+        twin = kind(target, (), handle._loop)
     twin._callback = handle._callback
     twin._args = handle._args
     twin._cancelled = handle._cancelled

@@ -345,15 +345,18 @@ def test_a_program_s_own_handler_is_called_during_a_run(loop):
     assert seen == [signal.SIGUSR1]
 
 
+def spawn(command):
+    # Not os.fork(): with other threads alive, as some test may leave, it warns.
+    return os.posix_spawn("/bin/sh", ["sh", "-c", command], os.environ)
+
+
 def test_sigchld_is_not_touched(loop):
     """Nothing about children has been asked for: the program's handler stays."""
     seen = []
     before = signal.signal(signal.SIGCHLD, lambda number, frame: seen.append(number))
     handler = signal.getsignal(signal.SIGCHLD)
     try:
-        child = os.fork()
-        if child == 0:
-            os._exit(0)
+        child = spawn("exit 0")
         support.run_until(loop, lambda: seen)
         assert signal.getsignal(signal.SIGCHLD) is handler
         assert os.waitpid(child, 0)[0] == child
@@ -367,9 +370,7 @@ def test_sigchld_is_not_touched(loop):
 def test_a_handler_for_sigchld(loop):
     seen = []
     loop.add_signal_handler(signal.SIGCHLD, seen.append, "child")
-    child = os.fork()
-    if child == 0:
-        os._exit(7)
+    child = spawn("exit 7")
     support.run_until(loop, lambda: seen)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     loop.remove_signal_handler(signal.SIGCHLD)

@@ -253,7 +253,10 @@ async def test_wrong_type_is_refused_with_asyncios_message(loop, data, name):
     async with connected() as (transport, _, peer):
         with pytest.raises(TypeError) as info:
             transport.write(data)
-        expected = f"data argument must be a bytes-like object, not {name!r}"
+        kinds = "bytes-like object"
+        if PY >= (3, 14):
+            kinds = "bytes, bytearray, or memoryview object"
+        expected = f"data argument must be a {kinds}, not {name!r}"
         if name == "array":
             expected = expected.replace("'array'", repr(type(data).__name__))
         assert str(info.value) == expected
@@ -354,14 +357,19 @@ async def test_writelines_takes_iterables(loop, make):
         assert transport.get_write_buffer_size() == 0
 
 
-@on_loop
-async def test_writelines_with_a_wrong_item_sends_nothing(loop):
-    async with connected() as (transport, _, peer):
-        with pytest.raises(TypeError):
-            transport.writelines([b"good", "bad", b"good"])
-        assert transport.get_write_buffer_size() == 0
-        transport.write(b"only this")
-        assert peer.recv(100) == b"only this"
+def test_writelines_with_a_wrong_item_sends_nothing(loop, loop_kind):
+    oracle_bug(loop_kind, PY >= (3, 15), "keeps, unsent, what precedes the wrong item")
+
+    @on_loop
+    async def body(loop):
+        async with connected() as (transport, _, peer):
+            with pytest.raises(TypeError):
+                transport.writelines([b"good", "bad", b"good"])
+            assert transport.get_write_buffer_size() == 0
+            transport.write(b"only this")
+            assert peer.recv(100) == b"only this"
+
+    body(loop=loop)
 
 
 @pytest.mark.parametrize("bad", [None, 7])

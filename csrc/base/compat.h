@@ -44,6 +44,16 @@
 #define PYLOOP_SLOT_GIL(value)
 #endif
 
+/* What asyncio calls the handle of call_soon_threadsafe(), and how its transports word a
+ * TypeError, changed in 3.14. */
+#if PY_VERSION_HEX >= 0x030E0000
+#define PYLOOP_THREADSAFE_HANDLE "_ThreadSafeHandle"
+#define PYLOOP_BYTES_LIKE "bytes, bytearray, or memoryview object"
+#else
+#define PYLOOP_THREADSAFE_HANDLE "Handle"
+#define PYLOOP_BYTES_LIKE "bytes-like object"
+#endif
+
 /* The exception being handled, as one owned object (3.12 has this itself). */
 #if PY_VERSION_HEX < 0x030C0000
 static inline PyObject *

@@ -13,6 +13,7 @@
 /* Creation order: bases first. */
 #define PYLOOP_TYPES(X)                                                                \
     X(Handle, handle)                                                                  \
+    X(ThreadSafeHandle, threadsafehandle)                                              \
     X(TimerHandle, timerhandle)                                                        \
     X(Loop, loop)                                                                      \
     X(SocketTransport, socket)                                                         \
@@ -100,6 +101,7 @@
 /* Objects of Python's own library, looked up once at import: field, module, attribute. */
 #define PYLOOP_IMPORTS(X)                                                              \
     X(AsyncioHandle, "asyncio.events", "Handle")                                       \
+    X(AsyncioThreadSafeHandle, "asyncio.events", PYLOOP_THREADSAFE_HANDLE)             \
     X(AsyncioTimerHandle, "asyncio.events", "TimerHandle")                             \
     X(FlowControlMixin, "asyncio.transports", "_FlowControlMixin")                     \
     X(ReadTransport, "asyncio.transports", "ReadTransport")                            \

@@ -19,17 +19,17 @@ enum { FREE_HANDLES_MAX = 1024 };
 
 /* A tracked-later, otherwise valid Handle without callback: from the spares if possible. */
 static HandleObject *
-handle_alloc(LoopObject *loop)
+handle_alloc(LoopObject *loop, PyTypeObject *type)
 {
     PyloopState *state = loop->state;
     HandleObject *self = loop->free_handles;
-    if (self != NULL) {
+    if (self != NULL && type == state->HandleType) {
         loop->free_handles = (HandleObject *)self->loop;
         loop->free_count--;
         Py_SET_REFCNT((PyObject *)self, 1); /* a spare keeps its type */
     }
     else {
-        self = PyObject_GC_New(HandleObject, state->HandleType);
+        self = PyObject_GC_New(HandleObject, type);
         if (self == NULL) {
             return NULL;
         }
@@ -91,11 +91,11 @@ handle_setup(HandleObject *self, PyObject *callback, PyObject *const *args,
     return 0;
 }
 
-HandleObject *
-handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args,
-           Py_ssize_t nargs, PyObject *context)
+static inline HandleObject *
+handle_new_of_type(LoopObject *loop, PyTypeObject *type, PyObject *callback,
+                   PyObject *const *args, Py_ssize_t nargs, PyObject *context)
 {
-    HandleObject *self = handle_alloc(loop);
+    HandleObject *self = handle_alloc(loop, type);
     if (self == NULL) {
         return NULL;
     }
@@ -104,6 +104,22 @@ handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args,
         return NULL;
     }
     return self;
+}
+
+HandleObject *
+handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args,
+           Py_ssize_t nargs, PyObject *context)
+{
+    return handle_new_of_type(loop, loop->state->HandleType, callback, args, nargs,
+                              context);
+}
+
+HandleObject *
+handle_new_threadsafe(LoopObject *loop, PyObject *callback, PyObject *const *args,
+                      Py_ssize_t nargs, PyObject *context)
+{
+    return handle_new_of_type(loop, loop->state->ThreadSafeHandleType, callback, args,
+                              nargs, context);
 }
 
 TimerHandleObject *
@@ -210,7 +226,8 @@ handle_dealloc(PyObject *op)
     (void)handle_clear(op);
     LoopObject *loop = self->loop;
     loop->state->live_handles--;
-    if (loop->phase == LOOP_OPEN && loop->free_count < FREE_HANDLES_MAX) {
+    if (loop->phase == LOOP_OPEN && tp == loop->state->HandleType &&
+        loop->free_count < FREE_HANDLES_MAX) {
         self->loop = (LoopObject *)loop->free_handles;
         loop->free_handles = self;
         loop->free_count++;
@@ -713,6 +730,15 @@ static PyType_Spec handle_spec = {
     .slots = handle_slots,
 };
 
+/* asyncio's class has a lock; ours needs none, and is of that class for its name only. */
+static PyType_Spec threadsafehandle_spec = {
+    .name = "pyloop._core." PYLOOP_THREADSAFE_HANDLE,
+    .basicsize = sizeof(HandleObject),
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = handle_slots,
+};
+
 static PyMethodDef timerhandle_methods[] = {
     {"cancel", timerhandle_cancel_method, METH_NOARGS,
      "cancel($self, /)\n--\n\n"
@@ -781,6 +807,17 @@ PyTypeObject *
 handle_type_create(PyObject *module)
 {
     return handle_create(module, &handle_spec, state_of_module(module)->AsyncioHandle);
+}
+
+PyTypeObject *
+threadsafehandle_type_create(PyObject *module)
+{
+    PyloopState *state = state_of_module(module);
+    if (state->AsyncioThreadSafeHandle == state->AsyncioHandle) {
+        return (PyTypeObject *)Py_NewRef((PyObject *)state->HandleType);
+    }
+    return handle_create(module, &threadsafehandle_spec,
+                         state->AsyncioThreadSafeHandle);
 }
 
 PyTypeObject *

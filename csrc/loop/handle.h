@@ -47,11 +47,17 @@ timerhandle_from_node(HeapNode *node)
 }
 
 PyTypeObject *handle_type_create(PyObject *module);
+/* The type of call_soon_threadsafe()'s handles: until 3.13 Handle itself. */
+PyTypeObject *threadsafehandle_type_create(PyObject *module);
 PyTypeObject *timerhandle_type_create(PyObject *module);
 
 /* A handle that is queued nowhere. context NULL: a copy of the current one. */
 HandleObject *handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args,
                          Py_ssize_t nargs, PyObject *context);
+/* The same for call_soon_threadsafe(). */
+HandleObject *handle_new_threadsafe(LoopObject *loop, PyObject *callback,
+                                    PyObject *const *args, Py_ssize_t nargs,
+                                    PyObject *context);
 TimerHandleObject *timerhandle_new(LoopObject *loop, PyObject *when, double deadline,
                                    PyObject *callback, PyObject *const *args,
                                    Py_ssize_t nargs, PyObject *context);
@@ -85,6 +91,7 @@ static inline bool
 handle_check(PyloopState *state, PyObject *object)
 {
     return Py_IS_TYPE(object, state->HandleType) ||
+           Py_IS_TYPE(object, state->ThreadSafeHandleType) ||
            Py_IS_TYPE(object, state->TimerHandleType);
 }
 

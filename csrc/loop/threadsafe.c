@@ -51,8 +51,8 @@ threadsafe_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         handle_check_call(self, call.leading[0], "call_soon_threadsafe", true) < 0) {
         return NULL;
     }
-    HandleObject *handle =
-        handle_new(self, call.leading[0], call.rest, call.nrest, call.context);
+    HandleObject *handle = handle_new_threadsafe(self, call.leading[0], call.rest,
+                                                 call.nrest, call.context);
     if (handle == NULL) {
         return NULL;
     }

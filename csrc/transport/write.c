@@ -457,7 +457,7 @@ stream_write(PyObject *op, PyObject *data)
     if (!PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
         const char *dot = strrchr(Py_TYPE(data)->tp_name, '.');
         return PyErr_Format(PyExc_TypeError,
-                            "data argument must be a bytes-like object, not '%s'",
+                            "data argument must be a " PYLOOP_BYTES_LIKE ", not '%s'",
                             dot != NULL ? dot + 1 : Py_TYPE(data)->tp_name);
     }
     if (stream_check_writable(self, "write") < 0 ||
