@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyloop import _core
 from pyloop._sendfile import SendfileMethods
+from pyloop._subprocess import Child, SubprocessMethods
 
 if TYPE_CHECKING:
     import ssl
@@ -40,7 +41,7 @@ _FORMAT_TAKES_DEBUG = (
 )
 
 
-class Loop(_core.Loop, SendfileMethods, asyncio.BaseEventLoop):
+class Loop(_core.Loop, SendfileMethods, SubprocessMethods, asyncio.BaseEventLoop):
     """An asyncio event loop on pyloop's C core.
 
     Takes no arguments. Raises OSError when the system refuses the loop's descriptors,
@@ -71,6 +72,7 @@ class Loop(_core.Loop, SendfileMethods, asyncio.BaseEventLoop):
         _core.Loop._add_reader(self, self._ssock.fileno(), self._read_signals)
         self._signal_handlers: dict[int, asyncio.Handle] = {}
         self._unix_server_sockets = {}
+        self._children: set[Child] = set()
 
     # -- running ------------------------------------------------------------------
 
@@ -278,6 +280,7 @@ class Loop(_core.Loop, SendfileMethods, asyncio.BaseEventLoop):
         if self.is_closed():
             return
         self._close_signals()
+        self._close_children()
         super().close()
         self._close_core()
 

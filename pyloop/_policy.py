@@ -58,11 +58,9 @@ def _policy_base() -> Any:
     """asyncio's default policy class, without the warning that 3.14 gives for it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        from asyncio import events
-
         if sys.version_info >= (3, 14):
-            return events._BaseDefaultEventLoopPolicy
-        return events.BaseDefaultEventLoopPolicy
+            return asyncio.events._BaseDefaultEventLoopPolicy
+        return asyncio.DefaultEventLoopPolicy
 
 
 if TYPE_CHECKING:
@@ -76,21 +74,12 @@ class EventLoopPolicy(_Base):
 
     asyncio deprecates policies from 3.14 on and removes them in 3.16; prefer
     ``loop_factory=pyloop.new_event_loop``. Using this one gives no warning by itself.
+    The child watchers of asyncio's policy, up to 3.13, can be got and set; pyloop's
+    loops do not use them.
     """
 
     def _loop_factory(self) -> Loop:
         return new_event_loop()
-
-    if sys.version_info < (3, 14):
-        # Child watchers are asyncio's Unix policy's affair; subprocesses of a pyloop
-        # loop need none.
-        def get_child_watcher(self) -> Any:
-            """Raise NotImplementedError: pyloop has no child watchers."""
-            raise NotImplementedError("pyloop has no child watchers")
-
-        def set_child_watcher(self, watcher: Any) -> None:
-            """Raise NotImplementedError: pyloop has no child watchers."""
-            raise NotImplementedError("pyloop has no child watchers")
 
 
 def install() -> None:

@@ -26,6 +26,8 @@ class SendfileMethods:
         Raises SendfileNotAvailableError if nothing was sent and another way may work.
         The file's position is set behind what was sent, however this ends.
         """
+        if not hasattr(os, "sendfile"):  # Python was built without, or it was taken out
+            raise asyncio.SendfileNotAvailableError("os.sendfile() is not available")
         try:
             fd = file.fileno()
         except (AttributeError, io.UnsupportedOperation):

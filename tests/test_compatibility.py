@@ -10,7 +10,6 @@ import gc
 import inspect
 import signal
 import socket
-import sys
 import types
 import weakref
 
@@ -29,33 +28,12 @@ def endpoint(loop):
     )
 
 
-def executing(loop):
-    return loop.subprocess_exec(asyncio.SubprocessProtocol, sys.executable, "-V")
-
-
-def shell(loop):
-    return loop.subprocess_shell(asyncio.SubprocessProtocol, "exit")
-
-
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of what asyncio's code opened
-@pytest.mark.parametrize("ask", [endpoint, executing, shell])
+@pytest.mark.parametrize("ask", [endpoint])
 def test_what_is_missing_says_so(loop, ask):
     with pytest.raises(NotImplementedError):
         loop.run_until_complete(ask(loop))
     support.collect()
-
-
-@pytest.mark.skipif(
-    sys.version_info >= (3, 14), reason="Python 3.14 removed child watchers"
-)
-def test_the_policy_has_no_child_watchers():
-    import pyloop
-
-    policy = pyloop.EventLoopPolicy()
-    with pytest.raises(NotImplementedError, match="child watchers"):
-        policy.get_child_watcher()
-    with pytest.raises(NotImplementedError, match="child watchers"):
-        policy.set_child_watcher(None)
 
 
 # --- held writes --------------------------------------------------------------------

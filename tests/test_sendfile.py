@@ -246,6 +246,16 @@ async def test_a_count_from_a_pipe_is_not_available(loop, way):
 
 
 @on_loop
+async def test_without_os_sendfile(loop, way, file, monkeypatch):
+    monkeypatch.delattr(os, "sendfile")
+    async with way(loop) as (sender, peer):
+        with pytest.raises(asyncio.SendfileNotAvailableError, match="not available"):
+            await sender.send(file, fallback=False)
+        assert await sender.send(file, 0, 1000) == 1000
+        assert peer.recv(2000) == DATA[:1000]
+
+
+@on_loop
 async def test_the_cause_of_what_is_not_available(loop, loop_kind, way, tmp_path):
     streamkit.oracle_bug(loop_kind, True, "does not say why sendfile failed")
     path = tmp_path / "written only"

@@ -1,0 +1,228 @@
+"""Child processes: asyncio's transport over subprocess.Popen, and waiting for the end.
+
+asyncio's methods check the arguments, make pipes and call the protocol. What is here
+is the hook that they call, ``_make_subprocess_transport``. A child's end is seen by its
+pidfd, one more descriptor that the loop watches; where there is none, by a thread. The
+policy's child watchers are not asked, and SIGCHLD is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import os
+import signal
+import threading
+from asyncio import unix_events
+from asyncio.log import logger
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import subprocess
+
+_UnixSubprocessTransport: Any = unix_events._UnixSubprocessTransport  # type: ignore[attr-defined]
+
+UNKNOWN_STATUS = 255
+"""The exit code of a child that somebody else has waited for; asyncio's choice."""
+
+_thread_numbers = itertools.count(1)
+
+
+class SubprocessTransport(_UnixSubprocessTransport):  # type: ignore[misc]
+    """The transport of a child process; an asyncio.SubprocessTransport."""
+
+    def send_signal(self, signal: int) -> None:
+        """Send a signal, unless the child has ended.
+
+        Raises ProcessLookupError once connection_lost() was called, PermissionError if
+        the child runs as somebody else. A child that was waited for gets none: its
+        number may be another process's by now.
+        """
+        self._check_proc()
+        if self._proc.returncode is None:
+            try:
+                os.kill(self._proc.pid, signal)
+            except ProcessLookupError:
+                pass
+
+    def terminate(self) -> None:
+        """Send SIGTERM, as send_signal()."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL, as send_signal()."""
+        self.send_signal(signal.SIGKILL)
+
+
+class Child:
+    """Waits for one child process, in behalf of its transport.
+
+    exited is done when the child has been waited for. Owns the pidfd until then, or
+    until stop_watching().
+    """
+
+    def __init__(self, loop: Any, transport: Any) -> None:
+        self.loop = loop
+        self.transport = transport
+        self.process: subprocess.Popen[bytes] = transport._proc
+        self.exited: asyncio.Future[None] = loop.create_future()
+        self.pidfd = -1
+
+    def watch(self) -> None:
+        """Begin to wait. Raises RuntimeError if that takes a thread and none starts."""
+        try:
+            self._watch_pidfd()
+        except (AttributeError, OSError):  # no pidfds here, or none left
+            self._watch_in_thread()
+
+    def _watch_pidfd(self) -> None:
+        self.pidfd = os.pidfd_open(self.process.pid)
+        try:
+            self.loop._add_reader(self.pidfd, self._on_pidfd)
+        except BaseException:
+            self._close_pidfd()
+            raise
+        self.loop._children.add(self)
+
+    def _on_pidfd(self) -> None:
+        self.stop_watching()
+        status = self._wait()
+        if status is None and self.process.returncode is None:
+            logger.warning(
+                "child process pid %d exit status already read: "
+                " will report returncode %d",
+                self.process.pid,
+                UNKNOWN_STATUS,
+            )
+        self._on_exit(status)
+
+    def stop_watching(self) -> None:
+        """Forget the pidfd: it did its work, or the loop is about to close."""
+        self.loop._remove_reader(self.pidfd)
+        self.loop._children.discard(self)
+        self._close_pidfd()
+
+    def _close_pidfd(self) -> None:
+        pidfd, self.pidfd = self.pidfd, -1
+        os.close(pidfd)
+
+    def _watch_in_thread(self) -> None:
+        thread = threading.Thread(
+            target=self._wait_in_thread,
+            name=f"pyloop-waitpid-{next(_thread_numbers)}",
+            daemon=True,
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            # Nobody waits: Popen will, when it is dropped and another child starts.
+            self.exited.set_result(None)
+            raise
+
+    def _wait_in_thread(self) -> None:
+        status = self._wait()
+        try:
+            self.loop.call_soon_threadsafe(self._on_thread, status)
+        except RuntimeError:  # the loop is closed
+            if self.process.returncode is None:
+                self.process.returncode = UNKNOWN_STATUS if status is None else status
+            logger.warning(
+                "Loop %r that handles pid %r is closed", self.loop, self.process.pid
+            )
+
+    def _on_thread(self, status: int | None) -> None:
+        if status is None and self.process.returncode is None:
+            logger.warning(
+                "Unknown child process pid %d, will report returncode %d",
+                self.process.pid,
+                UNKNOWN_STATUS,
+            )
+        self._on_exit(status)
+
+    def _wait(self) -> int | None:
+        """Reap the child; its exit code, or None if somebody else did that before."""
+        try:
+            _, status = os.waitpid(self.process.pid, 0)
+        except ChildProcessError:
+            return None
+        return os.waitstatus_to_exitcode(status)
+
+    def _on_exit(self, status: int | None) -> None:
+        """The child is no more: tell Popen at once, the transport in a callback.
+
+        In between, what the child has written before may be read.
+        """
+        if self.process.returncode is None:
+            self.process.returncode = UNKNOWN_STATUS if status is None else status
+        if not self.exited.done():
+            self.exited.set_result(None)
+        self.loop.call_soon(self.transport._process_exited, self.process.returncode)
+
+
+def _close_pipes(transport: Any, connected: asyncio.Future[None]) -> None:
+    """Close what was connected after transport.close(), and what was not connected."""
+    if not connected.cancelled():
+        connected.exception()  # it has been raised already
+    process = transport._proc
+    for number, protocol in transport._pipes.items():
+        if protocol is not None:
+            protocol.pipe.close()
+        elif process is not None:
+            (process.stdin, process.stdout, process.stderr)[number].close()
+
+
+class SubprocessMethods:
+    """A base of Loop: the hook of asyncio.BaseEventLoop's subprocess methods."""
+
+    async def _make_subprocess_transport(
+        self: Any,
+        protocol: asyncio.SubprocessProtocol,
+        args: Any,
+        shell: bool,
+        stdin: Any,
+        stdout: Any,
+        stderr: Any,
+        bufsize: int,
+        extra: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> SubprocessTransport:
+        """Start a child; return its transport when the pipes are connected.
+
+        kwargs: what subprocess.Popen takes. Raises what Popen raises. Cancelled or
+        failed half way, it kills the child, waits for it and closes the pipes.
+        """
+        connected = self.create_future()
+        transport = SubprocessTransport(
+            self,
+            protocol,
+            args,
+            shell,
+            stdin,
+            stdout,
+            stderr,
+            bufsize,
+            waiter=connected,
+            extra=extra,
+            **kwargs,
+        )
+        child = Child(self, transport)
+        try:
+            child.watch()
+            # Not `await connected`: cancelled with us, it would not tell when the
+            # pipes are connected, which cannot be stopped.
+            await asyncio.wait((connected,))
+            connected.result()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            connected.add_done_callback(functools.partial(_close_pipes, transport))
+            await asyncio.wait((connected, child.exited))
+            raise
+        return transport
+
+    def _close_children(self: Any) -> None:
+        """The loop closes: children that live on are nobody's to wait for."""
+        for child in list(self._children):
+            child.stop_watching()
