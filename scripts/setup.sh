@@ -19,13 +19,15 @@ have() {
 
 # ---- which Python ----------------------------------------------------------------
 
-# "3.12 /path/of/python" for a CPython that pyloop supports, else nothing.
+# "3.12 /path/of/python" for a CPython that pyloop supports, else nothing; "3.13t ..."
+# for a free-threaded one.
 describe_python() {
     "$1" - 2>/dev/null <<'PROGRAM' || :
 import sys
 
 if sys.version_info >= (3, 10) and sys.implementation.name == "cpython":
-    print("%d.%d" % sys.version_info[:2], sys.executable)
+    version = "%d.%d" % sys.version_info[:2] + "t" * ("t" in sys.abiflags)
+    print(version, sys.executable)
 PROGRAM
 }
 
@@ -209,7 +211,6 @@ need_venv() {
         [ "$(cat "$venv/extra-$extra" 2>/dev/null)" = "$wanted" ] && continue
         say "installing the requirements of '$extra' for Python $python_version"
         "$venv_python" "$root/scripts/requirements.py" "$extra" >"$venv/requirements.txt"
-        [ "$extra" != test ] || printf -- '-r %s\n' "$programs" >>"$venv/requirements.txt"
         pip_install -r "$venv/requirements.txt"
         printf '%s\n' "$wanted" >"$venv/extra-$extra"
     done

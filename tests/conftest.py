@@ -51,6 +51,8 @@ def pytest_configure(config):
         "markers", "limit(seconds): this test's own limit instead of --test-limit"
     )
     config.addinivalue_line("filterwarnings", "error")
+    # Hypothesis counts references to know who holds them; from 3.14 on it counts wrong.
+    config.addinivalue_line("filterwarnings", "ignore:It looks like .register_random.")
     # Options of plugins that are not installed.
     config.addinivalue_line("filterwarnings", "default::pytest.PytestConfigWarning")
     config.stash[CONFIGURED_KINDS] = chosen_kinds(config)

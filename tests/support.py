@@ -355,20 +355,42 @@ def drain(sock):
 
 
 class Certificates:
-    """A certificate authority and one server certificate, made with trustme.
+    """A certificate authority and one server certificate, made with trustme, or with
+    the openssl command where trustme cannot be installed (free-threaded 3.13).
 
     `ca_path`, `chain_path` and `key_path` are files; `server_context()` and
     `client_context()` make fresh contexts that trust each other.
     """
 
     def __init__(self, directory):
-        import trustme
-
-        authority = trustme.CA()
-        leaf = authority.issue_cert("localhost", "127.0.0.1", "::1")
         self.ca_path = os.path.join(directory, "ca.pem")
         self.chain_path = os.path.join(directory, "chain.pem")
         self.key_path = os.path.join(directory, "key.pem")
+        try:
+            import trustme
+        except ImportError:
+            self._make_with_openssl(directory)
+        else:
+            self._make_with_trustme(trustme)
+
+    def _make_with_openssl(self, directory):
+        names = "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1"
+        ca_key = os.path.join(directory, "ca-key.pem")
+        signed_by = ["-CA", self.ca_path, "-CAkey", ca_key]
+        for name, out, key, options in (
+            ("ca", self.ca_path, ca_key, ["-addext", "keyUsage=critical,keyCertSign"]),
+            ("leaf", self.chain_path, self.key_path, [*signed_by, "-addext", names]),
+        ):
+            is_ca = str(name == "ca").upper()
+            command = ["openssl", "req", "-x509", "-nodes", "-days", "2"]
+            command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+            command += ["-subj", f"/CN=pyloop test {name}", "-out", out, "-keyout", key]
+            command += ["-addext", f"basicConstraints=critical,CA:{is_ca}", *options]
+            subprocess.run(command, check=True, capture_output=True)
+
+    def _make_with_trustme(self, trustme):
+        authority = trustme.CA()
+        leaf = authority.issue_cert("localhost", "127.0.0.1", "::1")
         authority.cert_pem.write_to_path(self.ca_path)
         leaf.private_key_pem.write_to_path(self.key_path)
         for blob in leaf.cert_chain_pems:
