@@ -57,6 +57,11 @@ SOURCES = (
     "csrc/transport/socket.c",
     "csrc/transport/pipe.c",
     "csrc/transport/server.c",
+    "csrc/transport/datagram.c",
+    "csrc/transport/datagram_queue.c",
+    "csrc/transport/datagram_read.c",
+    "csrc/transport/datagram_spares.c",
+    "csrc/transport/datagram_write.c",
 )
 
 LIBUV_MINIMUM = "1.44"

@@ -6,6 +6,7 @@
 #include "loop/loop.h"
 #include "loop/methods.h"
 #include "loop/sockets.h"
+#include "transport/datagram.h"
 #include "transport/stream.h"
 
 #include <uv.h>

@@ -19,23 +19,6 @@ from streamkit import connected, on_loop, pending, record_errors, until
 
 pytestmark = pytest.mark.pyloop_only
 
-# --- missing ------------------------------------------------------------------------
-
-
-def endpoint(loop):
-    return loop.create_datagram_endpoint(
-        asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
-    )
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of what asyncio's code opened
-@pytest.mark.parametrize("ask", [endpoint])
-def test_what_is_missing_says_so(loop, ask):
-    with pytest.raises(NotImplementedError):
-        loop.run_until_complete(ask(loop))
-    support.collect()
-
-
 # --- held writes --------------------------------------------------------------------
 
 

@@ -140,6 +140,14 @@ PyType_GetModuleByDef(PyTypeObject *type, PyModuleDef *def)
 }
 #endif
 
+/* DatagramTransport.sendto(): 3.13 sends datagrams of no bytes, and counts the header of
+ * a queued one. */
+#if PY_VERSION_HEX >= 0x030D0000
+enum { PYLOOP_DATAGRAM_EMPTY = 1, PYLOOP_DATAGRAM_HEADER = 8 };
+#else
+enum { PYLOOP_DATAGRAM_EMPTY = 0, PYLOOP_DATAGRAM_HEADER = 0 };
+#endif
+
 #if PY_VERSION_HEX < 0x030D0000
 #define Py_BEGIN_CRITICAL_SECTION(op) {
 #define Py_END_CRITICAL_SECTION() }

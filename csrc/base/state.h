@@ -19,6 +19,7 @@
     X(SocketTransport, socket)                                                         \
     X(ReadPipeTransport, pipe_reader)                                                  \
     X(WritePipeTransport, pipe_writer)                                                 \
+    X(DatagramTransport, datagram)                                                     \
     X(Listener, listener)                                                              \
     X(SockOp, sockop)                                                                  \
     X(NameQuery, namequery)
@@ -29,7 +30,9 @@
     X(_attach)                                                                         \
     X(_call_connection_lost)                                                           \
     X(_start)                                                                          \
+    X(_start_reading)                                                                  \
     X(_accept_tls)                                                                     \
+    X(_read_inbox)                                                                     \
     X(_resume)                                                                         \
     X(_run)                                                                            \
     X(_detach)                                                                         \
@@ -52,9 +55,11 @@
     X(create_task)                                                                     \
     X(create_future)                                                                   \
     X(data_received)                                                                   \
+    X(datagram_received)                                                               \
     X(debug)                                                                           \
     X(done)                                                                            \
     X(eof_received)                                                                    \
+    X(error_received)                                                                  \
     X(exception)                                                                       \
     X(family)                                                                          \
     X(fileno)                                                                          \
@@ -105,6 +110,7 @@
     X(AsyncioTimerHandle, "asyncio.events", "TimerHandle")                             \
     X(FlowControlMixin, "asyncio.transports", "_FlowControlMixin")                     \
     X(ReadTransport, "asyncio.transports", "ReadTransport")                            \
+    X(DatagramTransportBase, "asyncio.transports", "DatagramTransport")                \
     X(BufferedProtocol, "asyncio.protocols", "BufferedProtocol")                       \
     X(BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                           \
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
@@ -133,6 +139,7 @@
     X(loops)                                                                           \
     X(handles)                                                                         \
     X(transports)                                                                      \
+    X(datagrams)                                                                       \
     X(servers)                                                                         \
     X(sock_ops)                                                                        \
     X(watches)

@@ -227,6 +227,7 @@ loop_close_core(LoopObject *self)
         (void)err;
         uv_mutex_destroy(&self->inbox_lock);
         handle_free_spares(self);
+        datagram_free_spares(self);
         PyMem_RawFree(self->scratch);
         self->scratch = NULL;
     }
@@ -620,6 +621,10 @@ static PyMethodDef loop_methods[] = {
      "_make_write_pipe_transport($self, pipe, protocol, waiter=None, "
      "extra=None)\n--\n\n"
      "The transport of what is written to a pipe, socket or character device."},
+    {"_make_datagram_transport", FASTCALL(datagram_make_transport), KEYWORDS,
+     "_make_datagram_transport($self, sock, protocol, address=None, waiter=None,\n"
+     "                         extra=None)\n--\n\n"
+     "The transport of a datagram socket; connection_made() comes later."},
     {"_start_serving", FASTCALL(listener_start_serving), KEYWORDS, NULL},
     {"_stop_serving", listener_stop_serving, METH_O, NULL},
     {"_run", loop_run_method, METH_NOARGS,

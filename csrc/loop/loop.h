@@ -38,6 +38,7 @@ enum {
 };
 
 typedef struct HandleObject HandleObject;
+typedef struct DatagramSpares DatagramSpares;
 
 struct LoopObject {
     PyObject_HEAD
@@ -93,6 +94,7 @@ struct LoopObject {
     bool hold_writes;         /* PYLOOP_HOLD_WRITES */
 
     char *scratch; /* SCRATCH_SIZE bytes for small reads; made at first use */
+    DatagramSpares *datagrams; /* of transport/datagram_spares.c; made at first use */
 };
 
 enum { SCRATCH_SIZE = 256 * 1024 };
@@ -218,6 +220,11 @@ PyObject *pipe_make_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs
 PyObject *listener_start_serving(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                                  PyObject *kwnames);
 PyObject *listener_stop_serving(PyObject *op, PyObject *sock);
+
+PyObject *datagram_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                                  PyObject *kwnames);
+/* When the loop closes. */
+void datagram_free_spares(LoopObject *loop);
 
 /* tasks.c: create_future and create_task */
 PyObject *loop_create_future(LoopObject *self);
