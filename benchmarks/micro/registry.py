@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 #: The modules of this package that hold rows, in the order of the table.
-MODULES = ("callbacks", "timers", "tasks", "threads", "network", "lateness")
+MODULES = (
+    "callbacks",
+    "timers",
+    "tasks",
+    "threads",
+    "network",
+    "processes",
+    "lateness",
+)
 
 #: (loop, n) -> operations done, at least n.  The loop is not running yet.
 Workload = Callable[[asyncio.AbstractEventLoop, int], int]
