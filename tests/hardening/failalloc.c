@@ -1,0 +1,227 @@
+/* failalloc.c - preloaded by oom.py: makes chosen allocations fail, and counts what lives.
+ *
+ * Which allocations: those that the interpreter, its extension modules and pyloop's core
+ * ask for, told by the caller's address (failalloc_add_range), in the thread that armed.
+ * With PYTHONMALLOC=malloc that is every object, dict and buffer of Python's, and the
+ * core's own tables. What libuv, OpenSSL or the C library allocate for themselves never
+ * fails. The script steers through failalloc_control without calling anything, because a
+ * call would allocate.
+ *
+ * glibc only: it offers its functions under a second name.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <execinfo.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t count, size_t size);
+void *__libc_realloc(void *block, size_t size);
+void *__libc_memalign(size_t alignment, size_t size);
+void __libc_free(void *block);
+
+void failalloc_add_range(uintptr_t low, uintptr_t high);
+void failalloc_set_core(uintptr_t low, uintptr_t high);
+void failalloc_use_this_thread(void);
+
+enum {
+    COUNTDOWN, /* the allocation that fails, 1 being the next; 0: none */
+    BURST,     /* how many fail from there on */
+    FIRED,     /* how many have failed */
+    LIVE,      /* blocks allocated and not freed, by anybody */
+    TRACE,     /* not 0: write the stack of each failure to stderr */
+    OWNER,     /* who asked for the one that countdown reached: OWNER_* */
+    EVERYBODY, /* not 0: it fails whoever asked; else only if the core did */
+};
+
+enum { OWNER_NOBODY, OWNER_CORE, OWNER_MODULE, OWNER_PYTHON, STACK_MAX = 64 };
+
+long failalloc_control[8];
+
+enum { RANGES_MAX = 256 };
+
+static struct {
+    uintptr_t low, high;
+} ranges[RANGES_MAX];
+static size_t range_count;
+static uintptr_t core_low, core_high;
+static pthread_t armed_thread;
+
+void
+failalloc_add_range(uintptr_t low, uintptr_t high)
+{
+    if (range_count < RANGES_MAX) {
+        ranges[range_count].low = low;
+        ranges[range_count].high = high;
+        range_count++;
+    }
+}
+
+void
+failalloc_set_core(uintptr_t low, uintptr_t high)
+{
+    core_low = low;
+    core_high = high;
+}
+
+void
+failalloc_use_this_thread(void)
+{
+    armed_thread = pthread_self();
+}
+
+/* Who asked, itself or through the interpreter's C functions: the core, another extension
+ * module, or Python code. That is whose frame is the nearest. */
+static long
+owner_of(void *const *frames, int count)
+{
+    Dl_info info;
+    for (int i = 0; i < count; i++) {
+        uintptr_t address = (uintptr_t)frames[i];
+        if (address >= core_low && address < core_high) {
+            return OWNER_CORE;
+        }
+        if (dladdr(frames[i], &info) == 0) {
+            continue;
+        }
+        if (info.dli_sname != NULL &&
+            strcmp(info.dli_sname, "_PyEval_EvalFrameDefault") == 0) {
+            return OWNER_PYTHON;
+        }
+        if (info.dli_fname != NULL && strstr(info.dli_fname, ".cpython-") != NULL) {
+            return OWNER_MODULE;
+        }
+    }
+    return OWNER_NOBODY;
+}
+
+static void
+look_at_stack(void)
+{
+    void *frames[STACK_MAX];
+    long countdown = failalloc_control[COUNTDOWN];
+    failalloc_control[COUNTDOWN] = 0; /* backtrace() may allocate */
+    int count = backtrace(frames, STACK_MAX);
+    failalloc_control[OWNER] = owner_of(frames, count);
+    /* For the driver, should this crash. */
+    static const char *const lines[] = {"{\"owner\": \"nobody\"}\n",
+                                        "{\"owner\": \"core\"}\n",
+                                        "{\"owner\": \"module\"}\n",
+                                        "{\"owner\": \"python\"}\n"};
+    if (failalloc_control[OWNER] == OWNER_CORE || failalloc_control[EVERYBODY]) {
+        const char *line = lines[failalloc_control[OWNER]];
+        (void)!write(STDOUT_FILENO, line, strlen(line));
+    }
+    if (failalloc_control[TRACE]) {
+        backtrace_symbols_fd(frames + 2, count - 2, STDERR_FILENO);
+        (void)!write(STDERR_FILENO, "\n", 1);
+    }
+    failalloc_control[COUNTDOWN] = countdown;
+}
+
+static int
+from_us(uintptr_t caller)
+{
+    for (size_t i = 0; i < range_count; i++) {
+        if (caller >= ranges[i].low && caller < ranges[i].high) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Whether the allocation that caller asks for is one that fails. */
+static int
+fails(void *caller)
+{
+    if (failalloc_control[COUNTDOWN] == 0 || !from_us((uintptr_t)caller) ||
+        !pthread_equal(armed_thread, pthread_self())) {
+        return 0;
+    }
+    if (failalloc_control[COUNTDOWN] > 1) {
+        failalloc_control[COUNTDOWN]--;
+        return 0;
+    }
+    if (failalloc_control[FIRED] == 0) {
+        look_at_stack();
+        if (failalloc_control[OWNER] != OWNER_CORE && !failalloc_control[EVERYBODY]) {
+            failalloc_control[COUNTDOWN] = 0;
+            return 0;
+        }
+    }
+    failalloc_control[FIRED]++;
+    if (--failalloc_control[BURST] <= 0) {
+        failalloc_control[COUNTDOWN] = 0;
+    }
+    return 1;
+}
+
+static void *
+counted(void *block)
+{
+    if (block != NULL) {
+        __atomic_add_fetch(&failalloc_control[LIVE], 1, __ATOMIC_RELAXED);
+    }
+    return block;
+}
+
+void *
+malloc(size_t size)
+{
+    return fails(__builtin_return_address(0)) ? NULL : counted(__libc_malloc(size));
+}
+
+void *
+calloc(size_t count, size_t size)
+{
+    return fails(__builtin_return_address(0)) ? NULL
+                                              : counted(__libc_calloc(count, size));
+}
+
+void *
+realloc(void *block, size_t size)
+{
+    if (fails(__builtin_return_address(0))) {
+        return NULL;
+    }
+    void *moved = __libc_realloc(block, size);
+    if (block == NULL) {
+        return counted(moved);
+    }
+    if (moved == NULL && size == 0) { /* that freed it */
+        __atomic_sub_fetch(&failalloc_control[LIVE], 1, __ATOMIC_RELAXED);
+    }
+    return moved;
+}
+
+int
+posix_memalign(void **block, size_t alignment, size_t size)
+{
+    *block = counted(__libc_memalign(alignment, size));
+    return *block != NULL ? 0 : 12; /* ENOMEM */
+}
+
+void *
+aligned_alloc(size_t alignment, size_t size)
+{
+    return counted(__libc_memalign(alignment, size));
+}
+
+void *
+memalign(size_t alignment, size_t size)
+{
+    return counted(__libc_memalign(alignment, size));
+}
+
+void
+free(void *block)
+{
+    if (block != NULL) {
+        __atomic_sub_fetch(&failalloc_control[LIVE], 1, __ATOMIC_RELAXED);
+        __libc_free(block);
+    }
+}

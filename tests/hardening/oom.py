@@ -1,0 +1,192 @@
+"""make oom: every allocation of every scenario fails, one at a time.
+
+For each scenario and each n, the n-th allocation of its armed part fails: Python's, by
+the extension modules, and the core's own. Not those inside libuv and OpenSSL. Expected is
+a MemoryError, raised or reported, or a right result without it; and afterwards nothing
+may be left: no loop, handle, transport or descriptor, no block of memory, no reference to
+one of the core's types. A scenario runs in a process of its own, so that a crash or a
+hang is a finding too.
+
+Only what the core asks for fails, itself or through the interpreter's C functions. With
+--everybody 1 so does what Python code and other extension modules ask for; CPython does
+not survive that everywhere (a MemoryError while a coroutine is made, for one, crashes
+3.13.0, whatever the loop), so that what is found then has to be judged.
+
+    python tests/hardening/oom.py [--burst N] [--everybody 1] [SCENARIO ...]
+"""
+
+import ctypes
+import faulthandler
+import gc
+import json
+import sys
+
+import driver
+import scenarios
+import shims
+import support
+from world import Hooks, World, descriptors, exception_names
+
+COUNTDOWN, BURST, FIRED, LIVE, TRACE, OWNER, EVERYBODY = range(7)
+OWNERS = ("nobody", "core", "module", "python")
+
+#: Runs of a scenario before allocations fail: caches fill, code is specialised.
+WARM_UP = 12
+
+#: How often a failure that left memory behind is repeated, to tell a leak from a cache.
+REPEATS = 5
+
+
+class FailingAllocations(Hooks):
+    """Armed, allocation `number` fails, and burst - 1 behind it."""
+
+    patience = 0.15
+
+    def __init__(self):
+        library = ctypes.CDLL(None)
+        library.failalloc_use_this_thread()
+        for low, high in shims.code_of(shims.is_pythons):
+            library.failalloc_add_range(ctypes.c_size_t(low), ctypes.c_size_t(high))
+        ranges = shims.code_of(lambda path: path == shims.core_path())
+        for low, high in ranges:
+            library.failalloc_set_core(ctypes.c_size_t(low), ctypes.c_size_t(high))
+        self.control = shims.control("failalloc_control", 8)
+        self.number = 0
+        self.burst = 1
+
+    def arm(self, world):
+        self.control[FIRED] = self.control[OWNER] = 0
+        self.control[BURST] = self.burst
+        self.control[COUNTDOWN] = self.number
+
+    def disarm(self, world):
+        self.control[COUNTDOWN] = 0
+
+
+class Runner:
+    """Runs one scenario with chosen allocations failing."""
+
+    def __init__(self, name, kind, burst):
+        self.function = scenarios.SCENARIOS[name]
+        self.kind = kind
+        self.hooks = FailingAllocations()
+        self.hooks.burst = burst
+        self.certificates = driver.certificates()
+
+    def once(self, number):
+        """(what the scenario came to, whether the failure was seen, what is wrong)."""
+        self.hooks.number = number
+        world = World(self.kind, self.hooks, self.certificates)
+        names = []
+        outcome = "right"
+        try:
+            self.function(world)
+        except BaseException as exc:
+            names = exception_names(exc)
+            outcome = f"{type(exc).__name__}: {exc}"[:200]
+        world.finish()
+        seen = "MemoryError" in names + world.seen.names or any(
+            "MemoryError" in text for text in world.seen.texts
+        )
+        faults = list(world.faults)
+        if "SystemError" in names:
+            faults.append(outcome)
+        fired = self.hooks.control[FIRED]
+        if fired and outcome != "right" and not seen:
+            faults.append(f"without a MemoryError: {outcome} {world.seen.texts}")
+        if outcome == "GaveUp: spins":
+            faults.append(f"{outcome} {world.seen.texts}")
+        if not fired and outcome != "right":
+            faults.append(f"without any failure: {outcome} {world.seen.texts}")
+        return outcome, seen, faults
+
+    def left(self):
+        """What must not grow: {what: how many}."""
+        gc.collect()
+        counts = {f"live {key}": n for key, n in support.core_stats().items()}
+        counts["descriptors"] = descriptors()
+        for kind in self.types:
+            counts[f"references to {kind.__name__}"] = sys.getrefcount(kind)
+        del kind
+        counts["blocks of memory"] = self.hooks.control[LIVE]
+        return counts
+
+    def run(self, first):
+        """Go through the allocations from `first` on; print a line for each."""
+        core = sys.modules["pyloop._core"]
+        self.types = [value for value in vars(core).values() if isinstance(value, type)]
+        for _ in range(WARM_UP):
+            outcome, _, faults = self.once(0)
+            if outcome != "right" or faults:
+                say(n=0, faults=[f"without any failure: {outcome} {faults}"])
+                return
+        gc.collect()
+        gc.freeze()
+        self.usual = self.confirmed_growth(0, None)
+        number = first
+        unreached = 0
+        while unreached < 3:  # a free list may have served the one before
+            say(begin=number)
+            before = self.left()
+            outcome, seen, faults = self.once(number)
+            owner = OWNERS[self.hooks.control[OWNER]]
+            fired = self.hooks.control[FIRED]
+            unreached = 0 if owner != OWNERS[0] else unreached + 1
+            result = json.dumps(dict(n=number, outcome=outcome, owner=owner))
+            outcome = None
+            grown = self.grown(before) if fired else None
+            if grown:
+                faults += [
+                    f"leaves {n} {what}"
+                    for what, n in self.confirmed_growth(number, grown).items()
+                    if n > self.usual.get(what, 0)
+                ]
+            if fired or faults:
+                say(**json.loads(result), faults=faults)
+            number += 1
+        say(end=True)
+
+    def grown(self, before):
+        return {key: n - before[key] for key, n in self.left().items() if n > before[key]}
+
+    def confirmed_growth(self, number, grown):
+        """What every repetition leaves, {what: how many more}: no cache, then."""
+        for _ in range(REPEATS):
+            before = self.left()
+            self.once(number)
+            again = self.grown(before)
+            grown = again if grown is None else grown
+            grown = {key: min(n, again[key]) for key, n in grown.items() if key in again}
+        return grown
+
+
+def say(**what):
+    print(json.dumps(what), flush=True)
+
+
+def main():
+    options = driver.options(__doc__, burst=1, everybody=0, only=0)
+    names = scenarios.names_of(options.scenarios)
+    if options.child:
+        faulthandler.enable()
+        runner = Runner(names[0], options.loop, options.burst)
+        runner.hooks.control[EVERYBODY] = options.everybody
+        if options.only:  # to look at one: where it failed
+            runner.run(10**9)
+            runner.hooks.control[TRACE] = 1
+            print(runner.once(options.only))
+        else:
+            runner.run(options.first)
+        return 0
+    reason = shims.missing()
+    if reason:
+        sys.exit(f"not here: {reason}")
+    with driver.folder() as folder:
+        preload = shims.build("failalloc", folder)
+        environment = {"PYTHONMALLOC": "malloc", "LD_PRELOAD": preload}
+        extra = ["--burst", str(options.burst), "--everybody", str(options.everybody)]
+        return driver.run_all(__file__, names, options, environment, extra)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""The preloaded libraries: compiling them, and steering them through memory."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def missing():
+    """Why the shims cannot be used here; empty when they can."""
+    if sys.platform != "linux" or not os.path.exists("/proc/self/maps"):
+        return "calls are made to fail with a preloaded library of Linux's"
+    if b"GLIBC" not in os.confstr("CS_GNU_LIBC_VERSION").upper().encode():
+        return "calls are made to fail with a preloaded library for glibc"
+    if "asan" in os.environ.get("LD_PRELOAD", ""):
+        return "the sanitizers' runtime has the allocator"
+    if compiler() is None:
+        return "there is no C compiler"
+    return ""
+
+
+def compiler():
+    return shutil.which(os.environ.get("CC", "cc").split()[0]) or shutil.which("gcc")
+
+
+def build(name, folder):
+    """Compile name.c of this folder into a library in `folder`; its path."""
+    path = os.path.join(folder, f"{name}.so")
+    command = [compiler(), "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-o", path]
+    subprocess.run([*command, os.path.join(HERE, f"{name}.c"), "-ldl"], check=True)
+    return path
+
+
+def code_of(wanted):
+    """Address ranges (low, high) of the mapped files for whose path wanted() holds."""
+    ranges = []
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            words = line.split()
+            if len(words) > 5 and "x" in words[1] and wanted(words[5]):
+                low, high = words[0].split("-")
+                ranges.append((int(low, 16), int(high, 16)))
+    return ranges
+
+
+def core_path():
+    import pyloop._core
+
+    return os.path.realpath(pyloop._core.__file__)
+
+
+def is_pythons(path):
+    """The interpreter, its extension modules, pyloop's core: not the libraries below."""
+    name = os.path.basename(path)
+    return (
+        path == os.path.realpath(sys.executable)
+        or name.startswith("libpython")
+        or ".cpython-" in name
+        or path == core_path()
+    )
+
+
+def control(name, count):
+    """The array of longs `name` of the preloaded library, as a memoryview.
+
+    Storing into it allocates nothing and calls nothing.
+    """
+    array = (ctypes.c_long * count).in_dll(ctypes.CDLL(None), name)
+    return memoryview(array).cast("B").cast("l")

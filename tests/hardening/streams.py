@@ -1,0 +1,447 @@
+"""The scenarios of stream transports and servers; see scenarios.py."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import tempfile
+
+from scenarios import scenario
+from world import BufferedRecorder, Recorder, World
+
+LARGE = 300_000
+
+
+async def until(condition):
+    """Let the loop run until condition() is true; the world's patience ends it."""
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def connect(w: World, sock, **options):
+    """A transport over a connected socket, made and started; its protocol."""
+    protocol = Recorder(w, **options)
+    w.run(w.loop.create_connection(lambda: protocol, sock=sock))
+    return protocol
+
+
+def drain(sock):
+    """What a non-blocking socket has; None after its end, or after an error."""
+    data = bytearray()
+    with contextlib.suppress(BlockingIOError):
+        while part := sock.recv(1 << 20):
+            data += part
+        return None if not data else bytes(data)
+    return bytes(data)
+
+
+async def take(sock, size):
+    """Read that many bytes of a plain socket while the loop runs."""
+    data = bytearray()
+    while len(data) < size:
+        with contextlib.suppress(BlockingIOError):
+            part = sock.recv(1 << 16)
+            if not part:
+                break
+            data += part
+        await asyncio.sleep(0)
+    return bytes(data)
+
+
+@scenario
+def make_transport(w: World):
+    left, right = w.pair(socket.AF_INET)
+    loop = w.loop
+    protocol = Recorder(w)
+    with w.armed():
+        transport, _ = w.run(loop.create_connection(lambda: protocol, sock=left))
+        transport.write(b"abc")
+        transport.close()
+        w.run(until(lambda: protocol.lost))
+    assert drain(right) == b"abc"
+
+
+@scenario
+def echo(w: World):
+    left, right = w.pair()
+    protocol = connect(w, left, echo=True)
+    with w.armed():
+        right.send(b"abc")
+        data = w.run(take(right, 3))
+        right.shutdown(socket.SHUT_WR)
+        w.run(until(lambda: protocol.lost))
+    assert data == b"abc" and protocol.eof == 1 and protocol.error is None
+
+
+@scenario
+def buffered_echo(w: World):
+    left, right = w.pair()
+    protocol = BufferedRecorder(w, echo=True)
+    w.run(w.loop.create_connection(lambda: protocol, sock=left))
+    with w.armed():
+        right.send(b"abc" * 50)
+        data = w.run(take(right, 150))
+        right.shutdown(socket.SHUT_WR)
+        w.run(until(lambda: protocol.lost))
+    assert data == b"abc" * 50 and protocol.error is None
+
+
+@scenario
+def write_kinds(w: World):
+    left, right = w.pair()
+    protocol = connect(w, left)
+    transport = protocol.transport
+    with w.armed():
+        transport.write(b"a")
+        transport.write(bytearray(b"b"))
+        transport.write(memoryview(b"c"))
+        transport.writelines([b"d", bytearray(b"e"), b"", memoryview(b"f")])
+        transport.writelines(iter([b"g"]))
+        transport.write_eof()
+        assert transport.get_write_buffer_size() == 0
+    assert drain(right) == b"abcdefg"
+
+
+@scenario
+def write_queued(w: World):
+    """More than the kernel takes: the queue, flow control, and its end."""
+    left, right = w.pair()
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    protocol = connect(w, left)
+    transport = protocol.transport
+    data = bytes(range(256)) * (LARGE // 256)
+    with w.armed():
+        transport.write(data)
+        for number in range(20):  # the queue grows
+            transport.write(bytes([number]))
+        transport.write(bytearray(b"z"))
+        transport.writelines([b"x", b"y"])
+        transport.close()
+        got = w.run(take(right, len(data) + 23))
+        w.run(until(lambda: protocol.lost))
+    assert got == data + bytes(range(20)) + b"zxy"
+    assert protocol.paused == 1 and protocol.error is None
+
+
+@scenario
+def flow_control(w: World):
+    left, right = w.pair()
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    protocol = connect(w, left)
+    transport = protocol.transport
+    with w.armed():
+        transport.set_write_buffer_limits(high=1000, low=10)
+        assert transport.get_write_buffer_limits() == (10, 1000)
+        transport.write(b"x" * LARGE)
+        got = w.run(take(right, LARGE))
+        w.run(until(lambda: protocol.resumed))
+        transport.write_eof()
+        w.run(take(right, 1))
+    assert got == b"x" * LARGE and protocol.paused == protocol.resumed == 1
+
+
+@scenario
+def abort_with_queue(w: World):
+    left, _ = w.pair()
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    protocol = connect(w, left)
+    with w.armed():
+        protocol.transport.write(b"x" * LARGE)
+        protocol.transport.abort()
+        w.run(until(lambda: protocol.lost))
+    assert protocol.error is None
+
+
+@scenario
+def close_from_callback(w: World):
+    left, right = w.pair()
+    protocol = connect(w, left)
+    protocol.data_received = w.call(lambda data: protocol.transport.close())
+    with w.armed():
+        right.send(b"x")
+        w.run(until(lambda: protocol.lost))
+    assert protocol.error is None
+
+
+@scenario
+def peer_resets(w: World):
+    left, right = w.pair(socket.AF_INET)
+    protocol = connect(w, left)
+    with w.armed():
+        w.reset(right)
+        w.run(until(lambda: protocol.lost))
+    assert isinstance(protocol.error, ConnectionResetError)
+
+
+@scenario
+def write_to_lost_peer(w: World):
+    left, right = w.pair()
+    protocol = connect(w, left)
+    with w.armed():
+        right.close()
+        for _ in range(8):
+            protocol.transport.write(b"x")
+        w.run(until(lambda: protocol.lost))
+    assert isinstance(protocol.error, (BrokenPipeError, type(None)))
+
+
+@scenario
+def writelines_queued(w: World):
+    left, right = w.pair()
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    protocol = connect(w, left)
+    lines = [bytes([number]) * 3000 for number in range(100)]
+    with w.armed():
+        protocol.transport.writelines(lines)
+        got = w.run(take(right, 300_000))
+    assert got == b"".join(lines)
+
+
+@scenario
+def held_writes(w: World):
+    """Several writes in each callback: learned, held and sent together."""
+
+    def reply(data):
+        for part in (b"a", b"b", bytearray(b"c")):
+            protocol.transport.write(part)
+
+    left, right = w.pair()
+    protocol = connect(w, left)
+    protocol.data_received = w.call(reply)
+    with w.armed():
+        for _ in range(6):
+            right.send(b"x")
+            assert w.run(take(right, 3)) == b"abc"
+
+
+@scenario
+def pausing(w: World):
+    left, right = w.pair()
+    protocol = connect(w, left)
+    transport = protocol.transport
+    with w.armed():
+        transport.pause_reading()
+        right.send(b"abc")
+        w.run_once()
+        assert not protocol.data and not transport.is_reading()
+        transport.resume_reading()
+        w.run(until(lambda: len(protocol.data) == 3))
+
+
+@scenario
+def switch_protocol(w: World):
+    left, right = w.pair()
+    first = connect(w, left)
+    second = BufferedRecorder(w)
+    second.made = 1
+    first.made = 0  # connection_lost is the second one's
+    with w.armed():
+        first.transport.set_protocol(second)
+        assert first.transport.get_protocol() is second
+        right.send(b"abc")
+        w.run(until(lambda: len(second.data) == 3))
+
+
+@scenario
+def extra_info(w: World):
+    left, _ = w.pair(socket.AF_INET)
+    protocol = connect(w, left)
+    transport = protocol.transport
+    with w.armed():
+        assert transport.get_extra_info("peername") == left.getpeername()
+        assert transport.get_extra_info("sockname") == left.getsockname()
+        assert transport.get_extra_info("socket").fileno() == left.fileno()
+        assert transport.get_extra_info("nothing", 1) == 1
+        repr(transport)
+        for name in ("_extra", "_sock", "_loop", "_protocol", "_server", "_closing"):
+            getattr(transport, name)
+        transport.close()
+        w.run(until(lambda: protocol.lost))
+    assert transport.get_extra_info("sockname") is not None
+    repr(transport)
+
+
+@scenario
+def failing_protocol(w: World):
+    """Each method of the protocol raises."""
+
+    class Failing(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            raise LookupError("made")
+
+        def data_received(self, data):
+            raise LookupError("data")
+
+        def connection_lost(self, exc):
+            super().connection_lost(exc)
+            raise LookupError("lost")
+
+    left, right = w.pair()
+    protocol = Failing(w)
+    w.loop  # noqa: B018
+    with w.armed():
+        right.send(b"x")
+        w.run(w.loop.create_connection(lambda: protocol, sock=left))
+        w.run(until(lambda: protocol.lost))
+    assert "LookupError" in w.seen.names
+
+
+@scenario
+def dropped_transport(w: World):
+    left, _ = w.pair()
+    protocol = connect(w, left)
+    protocol.made = 0  # nobody will tell it of the end
+    with w.armed():
+        protocol.transport.pause_reading()
+        protocol.transport = None
+
+
+# --- servers -----------------------------------------------------------------------------------
+
+
+@scenario
+def server(w: World):
+    protocols = []
+
+    def factory():
+        protocols.append(Recorder(w, echo=True))
+        return protocols[-1]
+
+    async def main():
+        serving = w.close_later(await loop.create_server(factory, "127.0.0.1", 0))
+        address = serving.sockets[0].getsockname()
+        client = Recorder(w)
+        transport, _ = await loop.create_connection(lambda: client, *address)
+        transport.write(b"abc")
+        await until(lambda: len(client.data) == 3 or client.lost)
+        transport.close()
+        await until(lambda: client.lost and all(p.lost for p in protocols))
+        serving.close()
+        await serving.wait_closed()
+
+    loop = w.loop
+    with w.armed():
+        w.run(main())
+    assert len(protocols) == 1
+
+
+@scenario
+def accepting(w: World):
+    """One iteration that accepts several connections."""
+    protocols = []
+
+    def factory():
+        protocols.append(Recorder(w))
+        return protocols[-1]
+
+    serving = w.close_later(w.run(w.loop.create_server(factory, "127.0.0.1", 0)))
+    address = serving.sockets[0].getsockname()
+    clients = [w.close_later(socket.create_connection(address)) for _ in range(3)]
+    with w.armed():
+        w.run(until(lambda: sum(p.made for p in protocols) == 3))
+        for client in clients:
+            client.send(b"x")
+        w.run(until(lambda: all(p.data == b"x" for p in protocols)))
+        for client in clients:
+            client.close()
+        w.run(until(lambda: all(p.lost for p in protocols)))
+
+
+@scenario
+def unix_server(w: World):
+    protocols = []
+
+    def factory():
+        protocols.append(Recorder(w, echo=True))
+        return protocols[-1]
+
+    async def main():
+        serving = w.close_later(await loop.create_unix_server(factory, path))
+        client = Recorder(w)
+        transport, _ = await loop.create_unix_connection(lambda: client, path)
+        transport.write(b"abc")
+        await until(lambda: len(client.data) == 3 or client.lost)
+        transport.close()
+        await until(lambda: client.lost)
+        serving.close()
+
+    loop = w.loop
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "socket")
+        with w.armed():
+            w.run(main())
+
+
+@scenario
+def stream_api(w: World):
+    async def handle(reader, writer):
+        while line := await reader.readline():
+            writer.write(line.upper())
+            await writer.drain()
+        writer.close()
+
+    async def main():
+        serving = w.close_later(await asyncio.start_server(handle, "127.0.0.1", 0))
+        address = serving.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(*address)
+        try:
+            writer.write(b"abc\n")
+            await writer.drain()
+            line = await reader.readline()
+            writer.write_eof()
+            rest = await reader.read()
+        finally:
+            writer.close()
+        serving.close()
+        return line, rest
+
+    w.loop  # noqa: B018
+    with w.armed():
+        result = w.run(main())
+    assert result == (b"ABC\n", b"")
+
+
+@scenario
+def server_backlog_error(w: World):
+    """A listening socket that fails: accept() says EINVAL."""
+    sock = w.close_later(socket.socket())
+    sock.setblocking(False)
+    loop = w.loop
+    with w.armed():
+        loop._start_serving(lambda: Recorder(w), sock)
+        w.run_once()
+        w.run_once()
+        loop._stop_serving(sock)
+    assert "OSError" in w.seen.names
+
+
+@scenario
+def tls(w: World):
+    protocols = []
+
+    def factory():
+        protocols.append(Recorder(w, echo=True))
+        return protocols[-1]
+
+    async def main():
+        serving = w.close_later(
+            await loop.create_server(factory, "127.0.0.1", 0, ssl=server_context)
+        )
+        address = serving.sockets[0].getsockname()
+        client = Recorder(w)
+        transport, _ = await loop.create_connection(
+            lambda: client, *address, ssl=client_context, server_hostname="localhost"
+        )
+        transport.write(b"abc")
+        await until(lambda: len(client.data) == 3 or client.lost)
+        transport.close()
+        await until(lambda: client.lost and all(p.lost for p in protocols))
+        serving.close()
+        await serving.wait_closed()
+
+    loop = w.loop
+    server_context = w.certificates.server_context()
+    client_context = w.certificates.client_context()
+    with w.armed():
+        w.run(main())
