@@ -55,6 +55,9 @@ static int
 pipe_on_eof(StreamObject *self)
 {
     stream_log(self, "info", "was closed by peer", NULL);
+    if (self->lost) {
+        return 0; /* the log's handler closed it */
+    }
     PyObject *eof_received =
         PyObject_GetAttr(self->protocol, self->loop->state->str_eof_received);
     int rc = eof_received != NULL
@@ -309,6 +312,23 @@ pipe_writer_repr(PyObject *op)
     return repr;
 }
 
+/* ---- attributes -------------------------------------------------------------------- */
+
+/* transport._pipe = None is how asyncio's tests take the pipe away from a transport whose
+ * loop is closed: then it is theirs to close. */
+static int
+pipe_set_pipe(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    StreamObject *self = (StreamObject *)op;
+    if (value != Py_None) {
+        PyErr_SetString(PyExc_AttributeError, "_pipe can be set to None only");
+        return -1;
+    }
+    stream_give_up(self);
+    Py_CLEAR(self->protocol);
+    return 0;
+}
+
 /* ---- tables ------------------------------------------------------------------------ */
 
 #define FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
@@ -323,7 +343,7 @@ static PyMemberDef pipe_members[] = {
 static PyGetSetDef pipe_reader_getsets[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {"_loop", stream_get_loop, NULL, NULL, NULL},
-    {"_pipe", stream_get_sock, NULL, NULL, NULL},
+    {"_pipe", stream_get_sock, pipe_set_pipe, NULL, NULL},
     {"_fileno", stream_get_fd, NULL, NULL, NULL},
     {"_extra", stream_get_extra, NULL, NULL, NULL},
     {"_protocol", stream_get_protocol_attr, NULL, NULL, NULL},
@@ -335,7 +355,7 @@ static PyGetSetDef pipe_reader_getsets[] = {
 static PyGetSetDef pipe_writer_getsets[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {"_loop", stream_get_loop, NULL, NULL, NULL},
-    {"_pipe", stream_get_sock, NULL, NULL, NULL},
+    {"_pipe", stream_get_sock, pipe_set_pipe, NULL, NULL},
     {"_fileno", stream_get_fd, NULL, NULL, NULL},
     {"_extra", stream_get_extra, NULL, NULL, NULL},
     {"_protocol", stream_get_protocol_attr, NULL, NULL, NULL},

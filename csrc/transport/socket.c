@@ -43,6 +43,9 @@ static int
 socket_on_eof(StreamObject *self)
 {
     stream_log(self, "debug", "received EOF", NULL);
+    if (self->lost) {
+        return 0; /* the log's handler closed it */
+    }
     PyObject *keep = call_method0(self->protocol, self->loop->state->str_eof_received);
     int truth = keep != NULL ? PyObject_IsTrue(keep) : -1;
     Py_XDECREF(keep);

@@ -137,34 +137,49 @@ stream_start_method(PyObject *op, PyObject *waiter)
 
 /* ---- closing ----------------------------------------------------------------- */
 
-/* Gives up the descriptor and all that hangs on it: the edge to STREAM_CLOSED. What goes
- * wrong on the way cannot be anybody's to handle. */
-static void
-stream_dispose(StreamObject *self)
+void
+stream_give_up(StreamObject *self)
 {
-    PyObject *raised = PyErr_GetRaisedException();
     stream_drop_queue(self);
     if (self->phase == STREAM_CLOSED || self->fd < 0) {
-        goto done;
+        return;
     }
     stream_extra_keep(self);
     self->phase = STREAM_CLOSED;
+    self->lost = true;
     if (self->ops->is_socket) {
         fds_forget(self->loop, self->fd);
     }
     else {
         fds_leave(self->loop, self->fd, (PyObject *)self);
     }
-    if (self->sock != NULL) {
-        PyObject *closed = call_method0(self->sock, self->loop->state->str_close);
-        if (closed == NULL) {
-            PyErr_WriteUnraisable(self->sock);
-        }
-        Py_XDECREF(closed);
-    }
-    else {
+}
+
+/* 0, or -1 with what the close() of the socket or pipe object raised. */
+static int
+stream_close_file(StreamObject *self)
+{
+    if (self->sock == NULL) {
         (void)close(self->fd); /* nothing to be done about EIO */
+        return 0;
     }
+    /* Not by the state's name: the interpreter may be shutting down. */
+    PyObject *closed = PyObject_CallMethod(self->sock, "close", NULL);
+    Py_XDECREF(closed);
+    return closed != NULL ? 0 : -1;
+}
+
+/* Closes, and gives up all that hangs on the descriptor. 0, or -1 with what the close()
+ * raised; only that is anybody's to handle. */
+static int
+stream_dispose(StreamObject *self)
+{
+    if (self->phase == STREAM_CLOSED || self->fd < 0) {
+        stream_drop_queue(self);
+        return 0;
+    }
+    stream_give_up(self);
+    PyObject *failed = stream_close_file(self) < 0 ? PyErr_GetRaisedException() : NULL;
     Py_CLEAR(self->protocol);
     if (self->server != NULL) {
         PyObject *server = self->server;
@@ -174,7 +189,21 @@ stream_dispose(StreamObject *self)
         }
         Py_DECREF(server);
     }
-done:
+    if (failed != NULL) {
+        PyErr_SetRaisedException(failed);
+        return -1;
+    }
+    return 0;
+}
+
+/* The same for who cannot raise, and may be called while something is raised. */
+static void
+stream_dispose_quietly(StreamObject *self)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    if (stream_dispose(self) < 0) {
+        PyErr_WriteUnraisable(self->sock);
+    }
     if (raised != NULL) {
         PyErr_SetRaisedException(raised);
     }
@@ -188,6 +217,7 @@ stream_lost(StreamObject *self, PyObject *exc)
         return 0;
     }
     Py_INCREF(self);
+    self->lost = true;
     stream_lend_no_more(self, exc);
     PyObject *protocol = Py_NewRef(self->protocol);
     PyloopState *state = self->loop->state;
@@ -200,7 +230,13 @@ stream_lost(StreamObject *self, PyObject *exc)
                          state->str_protocol, protocol, NULL);
     }
     Py_DECREF(protocol);
-    stream_dispose(self);
+    if (rc < 0) {
+        stream_dispose_quietly(self); /* something is on its way out of run */
+    }
+    else if (stream_dispose(self) < 0) {
+        rc = loop_report(self->loop, "Closing the file of a transport failed",
+                         state->str_transport, (PyObject *)self, NULL);
+    }
     Py_DECREF(self);
     return rc;
 }
@@ -511,7 +547,7 @@ int
 stream_clear(PyObject *op)
 {
     StreamObject *self = (StreamObject *)op;
-    stream_dispose(self);
+    stream_dispose_quietly(self);
     Py_CLEAR(self->dict);
     Py_CLEAR(self->protocol);
     Py_CLEAR(self->context);
@@ -537,7 +573,7 @@ stream_finalize(PyObject *op)
     if (PyErr_ResourceWarning(op, 1, "unclosed transport %R", op) < 0) {
         PyErr_WriteUnraisable(op);
     }
-    stream_dispose(self);
+    stream_dispose_quietly(self);
     if (raised != NULL) {
         PyErr_SetRaisedException(raised);
     }

@@ -111,6 +111,8 @@ int stream_tell_server(StreamObject *self, PyObject *server, PyObject *name);
 int stream_start(StreamObject *self);
 /* The connection is lost: stream_owns_fd() is false. As an operation on a closed socket. */
 int stream_disowned(StreamObject *self, const char *message);
+/* Leaves the descriptor as it is, open, and is STREAM_CLOSED. Runs user code. */
+void stream_give_up(StreamObject *self);
 /* The transport.close() of asyncio. 0, or -1 (the loop is closed). */
 int stream_close(StreamObject *self);
 /* asyncio's _force_close: drops the queue; exc may be NULL. 0, or -1. */
@@ -200,12 +202,13 @@ void stream_release_held(StreamObject *self);
 void stream_drop_queue(StreamObject *self);
 void stream_unwatch_writing(StreamObject *self);
 
-/* False when somebody closed the Python socket behind our back: its number may be another
- * file's by now, and must not be used. */
+/* False when somebody closed the socket or pipe object behind our back: its number may be
+ * another file's by now, and must not be used. May run user code: a pipe's fileno(). */
 static inline bool
 stream_owns_fd(StreamObject *self)
 {
-    return self->sock == NULL || sockets_is(self->loop->state, self->sock, self->fd);
+    return self->sock == NULL || (sockets_is(self->loop->state, self->sock, self->fd) &&
+                                  self->phase != STREAM_CLOSED);
 }
 
 static inline bool
