@@ -335,9 +335,9 @@ async def test_umask(loop):
 
 @on_loop
 async def test_start_new_session(loop):
-    out = await output("ps -o sid= -p $$; echo $$", start_new_session=True)
-    sid, pid = out.split()
-    assert sid == pid
+    process = await sh("read line", stdin=PIPE, start_new_session=True)
+    assert os.getsid(process.pid) == process.pid
+    await process.communicate(b"")
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="process_group is of 3.11")
