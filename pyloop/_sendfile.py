@@ -7,12 +7,20 @@ the hooks here first; the parts of the file are sent by C (csrc/loop/sendfile.c)
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import io
 import os
+from asyncio import unix_events
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import socket
+
+_update: Any = unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos  # type: ignore[attr-defined]
+
+# Late bug fixes of 3.14 on: the file's position is set when nothing was sent, too.
+_ALWAYS_POSITIONS = "total_sent" not in inspect.signature(_update).parameters
 
 
 class SendfileMethods:
@@ -24,7 +32,8 @@ class SendfileMethods:
         """Send from a regular file to a stream socket; return the bytes sent.
 
         Raises SendfileNotAvailableError if nothing was sent and another way may work.
-        The file's position is set behind what was sent, however this ends.
+        The file's position is set behind what was sent, however this ends; where
+        nothing was sent, only by Pythons whose asyncio does so.
         """
         if not hasattr(os, "sendfile"):  # Python was built without, or it was taken out
             raise asyncio.SendfileNotAvailableError("os.sendfile() is not available")
@@ -38,6 +47,9 @@ class SendfileMethods:
             raise asyncio.SendfileNotAvailableError("not a regular file") from None
         if not (count or size):
             return 0
+        if _ALWAYS_POSITIONS:
+            with contextlib.suppress(OSError):  # a pipe has none
+                os.lseek(fd, offset, os.SEEK_SET)
         sent: int = await self._sock_sendfile(sock, file, offset, count or None)
         return sent
 

@@ -1,6 +1,7 @@
 """loop.sendfile() and loop.sock_sendfile(): what is sent, and where the file stands."""
 
 import asyncio
+import inspect
 import io
 import os
 import socket
@@ -13,6 +14,11 @@ from streamkit import Recorder, connected, on_loop, pattern, read_all
 
 SIZE = 3_000_000
 DATA = pattern(SIZE)
+
+# Whether this Python's asyncio sets the file's position when nothing was sent, too.
+ALWAYS_POSITIONS = "total_sent" not in str(
+    inspect.signature(asyncio.SelectorEventLoop._sock_sendfile_update_filepos)
+)
 
 
 @pytest.fixture
@@ -100,13 +106,14 @@ async def test_a_whole_file(loop, way, kind, file):
 )
 @on_loop
 async def test_offset_and_count(loop, way, file, offset, count, sent):
-    """The file's position is behind what was sent; it stays where nothing was."""
+    """The file's position is behind what was sent."""
     file.seek(3)
     async with way(loop) as (sender, peer):
         reading = loop.create_task(read_all(loop, peer, sent))
         assert await sender.send(file, offset, count, fallback=False) == sent
         assert await reading == DATA[offset : offset + sent]
-        assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == (offset + sent if sent else 3)
+        position = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+        assert position == (offset + sent if sent or ALWAYS_POSITIONS else 3)
 
 
 @on_loop
@@ -234,7 +241,8 @@ async def test_a_pipe_is_taken_for_an_empty_file(loop, way):
 
 
 @on_loop
-async def test_a_count_from_a_pipe_is_not_available(loop, way):
+async def test_a_count_from_a_pipe_is_not_available(loop, loop_kind, way):
+    streamkit.oracle_bug(loop_kind, ALWAYS_POSITIONS, "sets the position of a pipe")
     with support.pipe_pair() as (reading, writing):
         os.write(writing, b"something")
         with open(reading, "rb", buffering=0, closefd=False) as pipe:
