@@ -9,6 +9,7 @@ policy's child watchers are not asked, and SIGCHLD is left alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import os
@@ -25,6 +26,8 @@ _UnixSubprocessTransport: Any = unix_events._UnixSubprocessTransport  # type: ig
 
 UNKNOWN_STATUS = 255
 """The exit code of a child that somebody else has waited for; asyncio's choice."""
+
+_UNKNOWN_TO_THREAD = "Unknown child process pid %d, will report returncode %d"
 
 _thread_numbers = itertools.count(1)
 
@@ -87,15 +90,9 @@ class Child:
 
     def _on_pidfd(self) -> None:
         self.stop_watching()
-        status = self._wait()
-        if status is None and self.process.returncode is None:
-            logger.warning(
-                "child process pid %d exit status already read: "
-                " will report returncode %d",
-                self.process.pid,
-                UNKNOWN_STATUS,
-            )
-        self._on_exit(status)
+        self._on_end(
+            "child process pid %d exit status already read:  will report returncode %d"
+        )
 
     def stop_watching(self) -> None:
         """Forget the pidfd: it did its work, or the loop is about to close."""
@@ -121,40 +118,41 @@ class Child:
             raise
 
     def _wait_in_thread(self) -> None:
-        status = self._wait()
+        # Only look: the loop's thread reaps, so that the number is not another's while
+        # that thread may still send signals to it.
+        if hasattr(os, "waitid"):
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            self._reap(_UNKNOWN_TO_THREAD)
         try:
-            self.loop.call_soon_threadsafe(self._on_thread, status)
+            self.loop.call_soon_threadsafe(self._on_end, _UNKNOWN_TO_THREAD)
         except RuntimeError:  # the loop is closed
-            if self.process.returncode is None:
-                self.process.returncode = UNKNOWN_STATUS if status is None else status
+            self._reap(_UNKNOWN_TO_THREAD)
             logger.warning(
                 "Loop %r that handles pid %r is closed", self.loop, self.process.pid
             )
 
-    def _on_thread(self, status: int | None) -> None:
-        if status is None and self.process.returncode is None:
-            logger.warning(
-                "Unknown child process pid %d, will report returncode %d",
-                self.process.pid,
-                UNKNOWN_STATUS,
-            )
-        self._on_exit(status)
+    def _reap(self, unknown: str) -> None:
+        """Wait for the child, which has ended, and tell Popen.
 
-    def _wait(self) -> int | None:
-        """Reap the child; its exit code, or None if somebody else did that before."""
+        unknown: the warning if somebody else has waited for it, and not Popen.
+        """
         try:
             _, status = os.waitpid(self.process.pid, 0)
         except ChildProcessError:
-            return None
-        return os.waitstatus_to_exitcode(status)
+            if self.process.returncode is None:
+                self.process.returncode = UNKNOWN_STATUS
+                logger.warning(unknown, self.process.pid, UNKNOWN_STATUS)
+        else:
+            self.process.returncode = os.waitstatus_to_exitcode(status)
 
-    def _on_exit(self, status: int | None) -> None:
-        """The child is no more: tell Popen at once, the transport in a callback.
+    def _on_end(self, unknown: str) -> None:
+        """Reap the child, and tell the transport in another callback.
 
         In between, what the child has written before may be read.
         """
-        if self.process.returncode is None:
-            self.process.returncode = UNKNOWN_STATUS if status is None else status
+        self._reap(unknown)
         if not self.exited.done():
             self.exited.set_result(None)
         self.loop.call_soon(self.transport._process_exited, self.process.returncode)

@@ -240,6 +240,30 @@ async def test_no_signal_to_a_number_that_may_be_another_s(loop, monkeypatch):
     transport.close()
 
 
+@pytest.mark.pyloop_only
+@on_loop
+async def test_a_thread_only_looks(loop, no_pidfd):
+    """The process's number stays its own until the loop knows."""
+    process = await asyncio.create_subprocess_exec("sleep", "1000")
+    (thread,) = waiting_threads()
+    process.kill()
+    thread.join(support.PATIENCE)
+    assert process.returncode is None
+    wait_until_ended(process.pid)  # there still is something to wait for
+    process.kill()
+    assert await process.wait() == -signal.SIGKILL
+    assert_reaped(process.pid)
+
+
+@pytest.mark.pyloop_only
+@on_loop
+async def test_a_thread_without_waitid(loop, no_pidfd, monkeypatch):
+    monkeypatch.delattr(os, "waitid")
+    process = await sh("exit 3")
+    assert await process.wait() == 3
+    assert_reaped(process.pid)
+
+
 @on_loop
 async def test_ignored_sigchld(loop, loop_kind, asyncio_log):
     """The kernel waits for children itself then: nobody learns of the exit code."""
