@@ -68,7 +68,9 @@ pipe_on_eof(StreamObject *self)
         return stream_fatal_error(self,
                                   "Fatal error: protocol.eof_received() call failed.");
     }
-    return stream_close(self); /* connection_lost comes after it */
+    /* connection_lost comes after it */
+    return stream_close(self) == 0 ? 0
+                                   : stream_fatal_error(self, self->ops->read_failed);
 }
 
 static int

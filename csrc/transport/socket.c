@@ -57,7 +57,9 @@ socket_on_eof(StreamObject *self)
         return 0; /* the protocol closed it */
     }
     if (truth == 0) {
-        return stream_close(self);
+        return stream_close(self) == 0
+                   ? 0
+                   : stream_fatal_error(self, self->ops->read_failed);
     }
     self->read_eof = true; /* the protocol can write more, but no data can come */
     stream_unwatch_reading(self);

@@ -264,6 +264,21 @@ stream_schedule_lost(StreamObject *self, PyObject *exc)
     return rc;
 }
 
+/* Schedules the end and stops reading. Without memory for that the transport is as it was,
+ * so that the call can be repeated: else nothing would ever end it. */
+static int
+stream_end_soon(StreamObject *self, PyObject *exc)
+{
+    int rc = stream_schedule_lost(self, exc);
+    if (rc < 0 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return -1;
+    }
+    self->phase = STREAM_CLOSING;
+    stream_unwatch_reading(self);
+    stream_set_lost(self);
+    return rc;
+}
+
 int
 stream_close(StreamObject *self)
 {
@@ -271,16 +286,14 @@ stream_close(StreamObject *self)
     if (self->phase >= STREAM_CLOSING) {
         return 0;
     }
-    self->phase = STREAM_CLOSING;
-    if (self->queue_count > 0) { /* stream_drained goes on */
-        if (self->ops->is_socket) {
-            stream_unwatch_reading(self);
-        } /* else it is how the end of a pipe's reader is noticed */
-        return 0;
+    if (self->queue_count == 0) {
+        return stream_end_soon(self, NULL);
     }
-    stream_unwatch_reading(self);
-    stream_set_lost(self);
-    return stream_schedule_lost(self, NULL);
+    self->phase = STREAM_CLOSING; /* stream_drained goes on */
+    if (self->ops->is_socket) {
+        stream_unwatch_reading(self);
+    } /* else it is how the end of a pipe's reader is noticed */
+    return 0;
 }
 
 int
@@ -294,10 +307,7 @@ stream_force_close(StreamObject *self, PyObject *exc)
         stream_drop_queue(self);
         stream_unwatch_writing(self);
     }
-    self->phase = STREAM_CLOSING;
-    stream_unwatch_reading(self);
-    stream_set_lost(self);
-    return stream_schedule_lost(self, exc);
+    return stream_end_soon(self, exc);
 }
 
 int
@@ -320,6 +330,10 @@ stream_fatal_error(StreamObject *self, const char *message)
     }
     if (rc == 0) {
         rc = stream_force_close(self, exc);
+        if (rc < 0 && !self->lost) { /* no memory to do it soon: now, then */
+            PyErr_Clear();
+            rc = stream_lost(self, exc);
+        }
     }
     Py_DECREF(self);
     Py_DECREF(exc);
