@@ -75,6 +75,7 @@ SERVER_ROWS = (
         50,
         1024,
     ),
+    ServerRow("echo_udp", "echo, datagrams, 20 peers, 100 B", "datagrams", 20, 100),
     ServerRow(
         "uvicorn", "uvicorn + httptools, plain ASGI, 64 connections", "uvicorn", 64
     ),
@@ -102,6 +103,7 @@ BARS = (
     Bar("call_later_cancel", 2.0, True),
     Bar("create_task", 2.0, True),
     Bar("echo_1k", 1.0, False),
+    Bar("echo_udp", 0.8, False),
     Bar("uvicorn", 0.95, False),
 )
 
@@ -167,8 +169,9 @@ def measure_server(
     try:
         with harness.running(loop, server_row.kind) as server:
             if server_row.size:
+                protocol = "udp" if server_row.kind == "datagrams" else "tcp"
                 result = harness.load_echo(
-                    server, server_row.conns, server_row.size, seconds
+                    server, protocol, server_row.conns, server_row.size, seconds
                 )
             else:
                 result = harness.load_web(server, server_row.conns, seconds)

@@ -27,6 +27,7 @@ KINDS = {
     "protocol": echo.serve_protocol,
     "streams": echo.serve_streams,
     "sock": echo.serve_sock,
+    "datagrams": echo.serve_datagrams,
     "uvicorn": web.serve_uvicorn,
     "aiohttp": web.serve_aiohttp,
 }

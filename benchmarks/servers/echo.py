@@ -23,6 +23,14 @@ class EchoProtocol(asyncio.Protocol):
         self.transport.write(data)
 
 
+class EchoDatagrams(asyncio.DatagramProtocol):
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.transport.sendto(data, addr)
+
+
 async def until_cancelled(server: asyncio.AbstractServer, ready: Ready) -> None:
     """Keep *server*, which serves already, until this is cancelled; then close it.
 
@@ -59,6 +67,19 @@ async def serve_streams(ready: Ready) -> None:
         echo, "127.0.0.1", 0, backlog=1024, limit=LINE_LIMIT
     )
     await until_cancelled(server, ready)
+
+
+async def serve_datagrams(ready: Ready) -> None:
+    """Echo datagrams; ends when cancelled."""
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(
+        EchoDatagrams, local_addr=("127.0.0.1", 0)
+    )
+    ready(transport.get_extra_info("socket").getsockname()[1])
+    try:
+        await asyncio.Event().wait()
+    finally:
+        transport.close()
 
 
 async def serve_sock(ready: Ready) -> None:

@@ -140,14 +140,14 @@ def build_load() -> str:
 
 
 def load_echo(
-    server: Server, conns: int, size: int, seconds: float
+    server: Server, protocol: str, conns: int, size: int, seconds: float
 ) -> dict[str, float]:
-    """Load an echo server; its figures per message.
+    """Load an echo server by "tcp" or "udp"; its figures per message.
 
     "us" is CPU microseconds per message, "busy" the share of its core that the server
     used (0 to 1), "rate" messages per second.
     """
-    argv = [build_load(), str(server.port), str(conns), str(size)]
+    argv = [build_load(), protocol, str(server.port), str(conns), str(size)]
     argv += [str(min(0.5, seconds / 2)), str(seconds), str(server.pid)]
     process = pinned(argv, LOAD_CORE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = process.communicate()

@@ -1,9 +1,11 @@
 /* load.c - the load for the echo servers: N connections, one message in flight on each.
  *
- * Usage: load PORT CONNECTIONS BYTES WARMUP_SECONDS SECONDS SERVER_PID
+ * Usage: load PROTOCOL PORT CONNECTIONS BYTES WARMUP_SECONDS SECONDS SERVER_PID
  *
  * Every connection sends BYTES bytes, reads them back, compares them, and starts again.
  * A message ends in a newline and has no other, so that a line server can echo it.
+ * PROTOCOL is tcp or udp; of udp a message is one datagram, and a lost one would leave its
+ * connection silent: so do no more than fit the server's receive buffer.
  * After the warm-up the echoes are counted for SECONDS; the CPU clock of the server's
  * process is read at both ends of that window, so that figure and count belong together.
  *
@@ -39,6 +41,7 @@ typedef struct {
 
 typedef struct {
     int epoll_fd;
+    int type;          /* SOCK_STREAM or SOCK_DGRAM */
     size_t size;       /* bytes in a message */
     char *message;     /* size bytes */
     char *scratch;     /* READ_CHUNK bytes */
@@ -136,14 +139,15 @@ connection_open(Load *load, Connection *conn, uint16_t port)
     struct sockaddr_in addr = {.sin_family = AF_INET, .sin_port = htons(port)};
     int one = 1;
     addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    conn->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    conn->fd = socket(AF_INET, load->type | SOCK_CLOEXEC, 0);
     if (conn->fd < 0) {
         die("socket");
     }
     if (connect(conn->fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
         die("connect");
     }
-    if (setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) < 0) {
+    if (load->type == SOCK_STREAM &&
+        setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) < 0) {
         die("TCP_NODELAY");
     }
     if (fcntl(conn->fd, F_SETFL, O_NONBLOCK) < 0) {
@@ -182,20 +186,20 @@ seconds_to_ns(const char *text)
 int
 main(int argc, char **argv)
 {
-    if (argc != 7) {
-        fprintf(
-            stderr,
-            "usage: load PORT CONNECTIONS BYTES WARMUP_SECONDS SECONDS SERVER_PID\n");
+    if (argc != 8) {
+        fprintf(stderr, "usage: load PROTOCOL PORT CONNECTIONS BYTES WARMUP_SECONDS "
+                        "SECONDS SERVER_PID\n");
         return 2;
     }
-    uint16_t port = (uint16_t)atoi(argv[1]);
-    size_t count = strtoul(argv[2], NULL, 10);
-    Load load = {.size = strtoul(argv[3], NULL, 10)};
-    uint64_t warmup = seconds_to_ns(argv[4]);
-    uint64_t window = seconds_to_ns(argv[5]);
+    uint16_t port = (uint16_t)atoi(argv[2]);
+    size_t count = strtoul(argv[3], NULL, 10);
+    Load load = {.size = strtoul(argv[4], NULL, 10)};
+    load.type = strcmp(argv[1], "udp") == 0 ? SOCK_DGRAM : SOCK_STREAM;
+    uint64_t warmup = seconds_to_ns(argv[5]);
+    uint64_t window = seconds_to_ns(argv[6]);
     clockid_t server_clock;
 
-    errno = clock_getcpuclockid((pid_t)atol(argv[6]), &server_clock);
+    errno = clock_getcpuclockid((pid_t)atol(argv[7]), &server_clock);
     if (errno != 0) {
         die("clock_getcpuclockid");
     }

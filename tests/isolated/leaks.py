@@ -188,6 +188,57 @@ def sockets(loop):
     loop.run_until_complete(main())
 
 
+def datagrams(loop):
+    class Protocol(asyncio.DatagramProtocol):
+        received = 0
+
+        def datagram_received(self, data, addr):
+            self.received += 1
+            self.transport.sendto(data, addr)
+
+        def connection_made(self, transport):
+            self.transport = transport
+
+    async def main():
+        server, echo = await loop.create_datagram_endpoint(
+            Protocol, local_addr=("127.0.0.1", 0)
+        )
+        client, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=server.get_extra_info("sockname")
+        )
+        for _ in range(3):
+            client.sendto(b"x" * 50)
+        while echo.received < 3:
+            await asyncio.sleep(0)
+        client.sendto(bytes(70_000))  # too long
+        client.close()
+        server.abort()
+        await asyncio.sleep(0)
+
+    async def queued(near, far):
+        transport, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, sock=near
+        )
+        address = far.getsockname()
+        while transport.get_write_buffer_size() == 0:
+            transport.sendto(b"x" * 50, address)
+        for _ in range(20):
+            transport.sendto(bytearray(50), address)
+        far.setblocking(False)
+        for _ in range(5):
+            far.recv(100)
+        await asyncio.sleep(0)
+        transport.abort()
+        await asyncio.sleep(0)
+
+    loop.run_until_complete(main())
+    if sys.platform == "linux":
+        near, far = (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in "12")
+        with near, far:
+            far.bind("")  # the kernel chooses an abstract name
+            loop.run_until_complete(queued(near, far))
+
+
 def loops(loop):
     other = support.make_loop(sys.argv[1])
     other.call_soon(target)
@@ -209,6 +260,7 @@ WORK = {
     for function in (
         callbacks,
         clocks,
+        datagrams,
         debug,
         descriptors,
         errors,
