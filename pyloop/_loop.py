@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 from asyncio import base_events, format_helpers, selector_events, sslproto, unix_events
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
@@ -256,7 +257,7 @@ class Loop(_core.Loop, SendfileMethods, SubprocessMethods, asyncio.BaseEventLoop
             text = _base_events._format_handle(subject)
         else:
             text = repr(subject)
-        logger.warning("Executing %s took %.3f seconds", text, seconds)
+        _base_events.logger.warning("Executing %s took %.3f seconds", text, seconds)
 
     def _log_transport(
         self, level: str, transport: Any, text: str, exc: BaseException | None
@@ -287,6 +288,14 @@ class Loop(_core.Loop, SendfileMethods, SubprocessMethods, asyncio.BaseEventLoop
     def _close_signals(self) -> None:
         if sys.is_finalizing():
             # No handler can run any more, and signal's functions may be gone.
+            if self._signal_handlers:
+                warnings.warn(
+                    f"{self!r} is closed as the interpreter exits: "
+                    "skipping signal handlers removal",
+                    ResourceWarning,
+                    source=self,
+                    stacklevel=3,
+                )
             self._signal_handlers.clear()
         for signum in list(self._signal_handlers):
             self.remove_signal_handler(signum)

@@ -4,12 +4,14 @@
 #
 #   setup   packages and the environment       build   the extension, in place
 #   test    build and run the test suite       demo    crawl a site on asyncio and pyloop
+#   conformance   CPython's own asyncio tests, on pyloop
 #   debug   the suite on a build with asserts  asan    the suite on a sanitizers' build
 #   lint    check style and types              fmt     apply the style
 #   bench   compare loops                      python  run the environment's Python
 #   clean   remove everything built
 #
-# PYTHON=python3.12 chooses the interpreter; ARGUMENTS go to pytest, the demo or bench.
+# PYTHON=python3.12 chooses the interpreter; ARGUMENTS go to pytest, conformance, the
+# demo or bench.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -115,6 +117,11 @@ test)
     want_wrk
     build_in "$root"
     pytest_in "$root" "$@"
+    ;;
+conformance)
+    prepare
+    build_in "$root"
+    PYTHONPATH=$root exec "$venv_python" "$root/tests/conformance/run.py" "$@"
     ;;
 debug)
     prepare test

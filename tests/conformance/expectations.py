@@ -1,0 +1,97 @@
+"""The tests of CPython's that are left out, and why.
+
+They are run all the same: one that passes has to be taken off the list. A name stands
+for itself, or, with `*` in it, for all that it matches. "3.12" behind a name means from
+that version on, "-3.12" up to it, "3.11-3.12" from one to the other.
+"""
+
+import fnmatch
+import functools
+import sys
+
+# ruff: noqa: E501  # the names are CPython's
+LEFT_OUT = {
+    "it looks for handles of its own in the private lists _ready and _scheduled": """
+        test_base_events.BaseEventLoopTests.test__add_callback_cancelled_handle
+        test_base_events.BaseEventLoopTests.test__add_callback_handle
+        test_base_events.BaseEventLoopTests.test__run_once
+        test_base_events.BaseEventLoopTests.test__run_once_cancelled_event_cleanup
+    """,
+    "it puts a mock in the place of the selector, and takes events from it": """
+        test_base_events.BaseEventLoopTests.test__run_once_schedule_handle
+        test_base_events.BaseEventLoopTests.test_custom_run_forever_integration  3.13
+        test_base_events.BaseEventLoopTests.test_run_forever_pre_stopped
+        test_base_events.BaseEventLoopTests.test_single_selecter_event_callback_after_stopping
+    """,
+    "it asserts that BaseEventLoop itself makes no transports": """
+        test_base_events.BaseEventLoopTests.test_not_implemented
+    """,
+    "it calls the selector loop's private _accept_connection, with mocks": """
+        test_base_events.BaseEventLoopWithSelectorTests.test_accept_connection_exception
+        test_base_events.BaseEventLoopWithSelectorTests.test_accept_connection_retry
+    """,
+    "it calls private parts of the selector loop's sock_sendfile": """
+        test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_blocking_error
+        test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_cancel1
+        test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_cancel2
+        test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_exception
+        test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_os_error_first_call
+        test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_os_error_next_call
+    """,
+    "it replaces the modules os and sys that asyncio.unix_events has imported": """
+        test_unix_events.SelectorEventLoopSignalTests.test_close_on_finalizing
+        test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_not_available
+    """,
+    "it mocks a child watcher, of which only asyncio's own loop makes use": """
+        test_subprocess.GenericWatcherTests.test_create_subprocess_fails_with_inactive_watcher  3.11-3.13
+    """,
+    "it reports the class of the private attribute _selector": """
+        test_events.*EventLoopTests.test_timeout_rounding
+    """,
+    "it skips itself if the loop is not asyncio's BaseSelectorEventLoop": """
+        test_events.*EventLoopTests.test_internal_fds
+    """,
+}
+
+
+def names_of(text):
+    """The names in a text like those above that are for this version."""
+    for line in text.split("\n"):
+        name, _, versions = line.strip().partition(" ")
+        since, _, until = versions.strip().partition("-")
+        if "-" not in versions:
+            until = ""
+        if name and is_within(since, until):
+            yield name
+
+
+def is_within(since, until):
+    """Whether this version is, both ends included; an empty one is no end."""
+    here = sys.version_info[:2]
+    first, last = (
+        tuple(map(int, end.split("."))) if end else here for end in (since, until)
+    )
+    return first <= here <= last
+
+
+@functools.lru_cache(None)
+def patterns():
+    return [name for text in LEFT_OUT.values() for name in names_of(text)]
+
+
+@functools.lru_cache(None)
+def is_left_out(test):
+    """Whether the test "module.Class.test" is on the list for this version."""
+    return any(fnmatch.fnmatchcase(test, pattern) for pattern in patterns())
+
+
+def stale(outcomes):
+    """Of what was run, a dict of outcomes, what is on the list and passes."""
+    return [
+        t for t, outcome in outcomes.items() if outcome == "pass" and is_left_out(t)
+    ]
+
+
+def without_a_test(outcomes):
+    """The patterns of this version that match nothing of what was run."""
+    return [p for p in patterns() if not fnmatch.filter(outcomes, p)]

@@ -1,0 +1,200 @@
+"""CPython's own asyncio tests, those of the Python that runs this, on other loops.
+
+    python tests/conformance/run.py [--loops pyloop,uvloop,asyncio] [--table] [NAME...]
+
+A test that pyloop does not pass is an error, unless asyncio does not pass it either or
+expectations.py leaves it out; so is one that is left out and passes. NAME selects tests
+whose name, "module.Class.test", has it as a part.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+import time
+import unittest
+
+import expectations
+from substitutes import KINDS
+from worker import PACKAGE, Result
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+# The modules of test_asyncio that run loops; a version of Python has those of its
+# time. Not here: what tests the selector and proactor loops, and classes without one.
+MODULES = """
+    test_base_events test_buffered_proto test_context test_eager_task_factory
+    test_events test_free_threading test_futures test_futures2 test_locks test_pep492
+    test_queues test_runners test_sendfile test_server test_sock_lowlevel test_ssl
+    test_sslproto test_staggered test_streams test_subprocess test_taskgroups test_tasks
+    test_threads test_timeouts test_unix_events test_waitfor
+""".split()
+
+LEFT_OUT_SHARE = 0.1  # of what runs, at most
+
+# The table's. "no loop" passes without having made one of this kind, and says nothing;
+# "skipped" is what the tests themselves skip here, or asyncio does not pass either.
+COLUMNS = ("pass", "fail", "left out", "no loop", "skipped")
+
+
+def find_tests(parts):
+    """The names of all tests, or of those that have one of the parts in them."""
+    found = []
+    for name in MODULES:
+        try:
+            module = importlib.import_module(PACKAGE + name)
+        except unittest.SkipTest:
+            continue  # of the whole module: not for this system
+        except ModuleNotFoundError as exc:
+            if exc.name != PACKAGE + name:
+                raise
+            continue
+        for cls in vars(module).values():
+            own = isinstance(cls, type) and cls.__module__ == module.__name__
+            if own and issubclass(cls, unittest.TestCase):
+                tests = unittest.defaultTestLoader.getTestCaseNames(cls)
+                found += [f"{name}.{cls.__name__}.{test}" for test in tests]
+    return [name for name in found if not parts or any(p in name for p in parts)]
+
+
+def run_tests(kind, names, slots):
+    """The Result of each test, by its name."""
+    command = [sys.executable, os.path.join(HERE, "worker.py"), kind, str(slots)]
+    process = subprocess.run(
+        command, input="\n".join(names), stdout=subprocess.PIPE, text=True, check=True
+    )
+    results = map(Result.load, process.stdout.splitlines())
+    return {result.test: result for result in results}
+
+
+class Run:
+    """All results of one kind of loop, and what is wrong with them."""
+
+    def __init__(self, kind, names, slots):
+        started = time.monotonic()
+        self.kind = kind
+        self.results = run_tests(kind, names, slots)
+        # Tests of time fail on a busy machine: by itself, each gets a second attempt.
+        # A crash or a hang is one however seldom it comes.
+        again = [name for name in self.suspects() if self.of(name) == "fail"]
+        if again:
+            second = run_tests(kind, again, 1)
+            self.results.update(second)
+        self.unsteady = [name for name in again if self.of(name) == "pass"]
+        self.excused = set()  # what asyncio does not pass either
+        if kind != "asyncio" and self.suspects():
+            oracle = run_tests("asyncio", self.suspects(), 1)
+            self.excused = {
+                name for name, result in oracle.items() if result.outcome != "pass"
+            }
+        self.seconds = time.monotonic() - started
+
+    def of(self, name):
+        return self.results[name].outcome
+
+    def suspects(self):
+        """What does not pass and is not left out."""
+        return [
+            name
+            for name, result in self.results.items()
+            if result.outcome != "pass"
+            and not (self.kind != "asyncio" and expectations.is_left_out(name))
+        ]
+
+    def failures(self):
+        """What asyncio passes and this kind of loop does not."""
+        if self.kind == "asyncio":
+            return [name for name in self.suspects() if self.of(name) != "skip"]
+        return [name for name in self.suspects() if name not in self.excused]
+
+    def counts(self):
+        """How many tests there are of each sort, in the table's order."""
+        counts = dict.fromkeys(COLUMNS, 0)
+        failures = set(self.failures())
+        for name, result in self.results.items():
+            if name in failures:
+                counts["fail"] += 1
+            elif result.outcome != "pass":
+                left_out = self.kind != "asyncio" and expectations.is_left_out(name)
+                counts["left out" if left_out else "skipped"] += 1
+            else:
+                counts["pass" if self.made_a_loop(result) else "no loop"] += 1
+        return counts
+
+    def made_a_loop(self, result):
+        return self.kind == "asyncio" or result.loops > 0
+
+    def report(self):
+        """Print what is wrong, and this run's line."""
+        for name in self.failures():
+            result = self.results[name]
+            text = "".join(f"    {line}\n" for line in result.text.splitlines()[-25:])
+            print(f"{self.kind}: {result.outcome}: {name}\n{text}")
+        for name in self.unsteady:
+            print(f"{self.kind}: passed at the second attempt only: {name}")
+        counts = ", ".join(f"{count} {sort}" for sort, count in self.counts().items())
+        print(f"{self.kind}: {counts} ({self.seconds:.1f} s)")
+
+    def row(self):
+        cells = [platform.python_version(), self.kind, *self.counts().values()]
+        return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def wrong_expectations(run, everything):
+    """What is wrong with the list itself, as text, by a run of pyloop."""
+    outcomes = {name: result.outcome for name, result in run.results.items()}
+    wrong = [f"left out, but it passes: {n}" for n in expectations.stale(outcomes)]
+    if everything:
+        missing = expectations.without_a_test(outcomes)
+        wrong += [f"left out, but there is no such test: {name}" for name in missing]
+        counts = run.counts()
+        if counts["left out"] >= LEFT_OUT_SHARE * sum(counts.values()):
+            wrong.append(f"{counts['left out']} left out: too many")
+    return wrong
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--loops", default="pyloop", help="comma-separated kinds")
+    parser.add_argument(
+        "--slots",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="classes side by side; default: the processors",
+    )
+    parser.add_argument("--table", action="store_true", help="rows for the table")
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    options = parser.parse_args()
+    kinds = options.loops.split(",")
+    if unknown := set(kinds) - set(KINDS):
+        parser.error(f"--loops: {', '.join(unknown)}: none of {', '.join(KINDS)}")
+    if importlib.util.find_spec("test.test_asyncio") is None:
+        # Distributions pack it by itself: Debian's is libpython3-testsuite.
+        print(f"{sys.executable} has no test.test_asyncio: nothing to conform to")
+        return 0
+    names = find_tests(options.names)
+    runs = [Run(kind, names, options.slots) for kind in kinds]
+    wrong = []
+    for run in runs:
+        run.report()
+        if run.kind == "pyloop":
+            wrong += wrong_expectations(run, everything=not options.names)
+    print(*wrong, sep="\n", end="\n" if wrong else "")
+    if options.table:
+        print("| Python | loop | " + " | ".join(COLUMNS) + " |")
+        print("|---" * (2 + len(COLUMNS)) + "|")
+        print(*(run.row() for run in runs), sep="\n")
+    judged = [run for run in runs if run.kind == "pyloop"]
+    passed = sum(run.counts()["pass"] for run in judged)
+    failed = sum(len(run.failures()) for run in judged) + len(wrong)
+    seconds = sum(run.seconds for run in runs)
+    print(f"{passed} passed, {failed} failed in {seconds:.1f}s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
