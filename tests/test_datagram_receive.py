@@ -150,6 +150,46 @@ async def test_pause_and_resume_before_the_rest_was_delivered(loop, loop_kind):
             assert await protocol.received(50) == sent
 
 
+@pytest.mark.pyloop_only
+@on_loop
+async def test_a_burst_is_one_callback(loop):
+    """What the first datagram schedules runs after the others that were there."""
+    seen = []
+    async with bound("udp", None) as (_, protocol, address):
+
+        def on(name):
+            seen.append(name)
+            loop.call_soon(seen.append, "scheduled")
+
+        protocol.on = on
+        with peer_socket("udp", None) as peer:
+            flood(peer, address, 3)
+            await protocol.received(3)
+            await settle(loop)
+    assert seen[:6] == ["datagram_received"] * 3 + ["scheduled"] * 3
+
+
+@pytest.mark.pyloop_only
+@on_loop
+async def test_a_failing_method_names_the_transport(loop):
+    errors = record_errors(loop)
+    async with bound("udp", None) as (transport, protocol, address):
+
+        def on(name):
+            if name == "datagram_received":
+                raise LookupError
+
+        protocol.on = on
+        with peer_socket("udp", None) as peer:
+            flood(peer, address, 1)
+            await protocol.received(1)
+            await settle(loop)
+        context = errors.only()
+        message = "Exception in callback DatagramTransport._read_ready()"
+        assert context["message"] == message
+        assert context["transport"] is transport and context["protocol"] is protocol
+
+
 @pytest.mark.parametrize("end", ["close", "abort"])
 def test_end_in_the_middle(loop, end):
     @on_loop
