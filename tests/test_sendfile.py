@@ -325,6 +325,18 @@ async def test_only_stream_sockets(loop, file):
 
 
 @on_loop
+async def test_only_transports_of_sockets(loop, file):
+    with support.pipe_pair() as (_, writing):
+        transport, _ = await loop.connect_write_pipe(
+            asyncio.BaseProtocol, open(writing, "wb", buffering=0, closefd=False)
+        )
+        with pytest.raises(RuntimeError, match="sendfile is not supported"):
+            await loop.sendfile(transport, file)
+        transport.close()
+        await asyncio.sleep(0)
+
+
+@on_loop
 async def test_a_text_file(loop, way, tmp_path):
     path = tmp_path / "text"
     path.write_text("text")
