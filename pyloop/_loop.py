@@ -188,33 +188,28 @@ class Loop(_core.Loop, SendfileMethods, SubprocessMethods, asyncio.BaseEventLoop
 
     _accept_connection2 = _SelectorLoop._accept_connection2
 
-    def _accept_tls(
+    def _accept_in_task(
         self,
         sock: socket.socket,
         address: Any,
         protocol_factory: Any,
-        sslcontext: ssl.SSLContext,
+        sslcontext: ssl.SSLContext | None,
         server: asyncio.AbstractServer,
         *arguments: Any,
     ) -> None:
-        """A connection that the C listener accepted and that speaks TLS.
+        """A connection that the C listener accepted: asyncio's coroutine starts it.
 
         arguments: the handshake timeout, the shutdown timeout and, from 3.15, the
-        context, each None where this Python's asyncio did not pass it.
+        connection's context, each None where this Python's asyncio did not pass it.
         """
         given = arguments
         while given and given[-1] is None:
             given = given[:-1]
-        self.create_task(
-            self._accept_connection2(
-                protocol_factory,
-                sock,
-                {"peername": address},
-                sslcontext,
-                server,
-                *given,
-            )
+        keywords = {"context": given[2]} if len(given) > 2 else {}
+        accepting = self._accept_connection2(
+            protocol_factory, sock, {"peername": address}, sslcontext, server, *given
         )
+        self.create_task(accepting, **keywords)
 
     def _stop_serving(self, sock: socket.socket) -> None:
         """Close a listening socket; from 3.13 with the file that is its address.

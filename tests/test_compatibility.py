@@ -168,25 +168,6 @@ async def test_a_failing_factory_is_reported_without_debug_mode(loop):
     errors.contexts.clear()
 
 
-@on_loop
-async def test_a_failing_connection_made_names_the_transport(loop):
-    class Protocol(asyncio.Protocol):
-        def connection_made(self, transport):
-            raise ZeroDivisionError("in connection_made")
-
-    errors = record_errors(loop)
-    with support.socket_pair() as (left, _):
-        transport, _ = await loop.create_connection(Protocol, sock=left)
-        context = errors.only()
-        assert context["message"] == (
-            "Fatal error: protocol.connection_made() call failed."
-        )
-        assert context["transport"] is transport
-        errors.contexts.clear()
-        transport.abort()
-        await asyncio.sleep(0)
-
-
 # --- objects ------------------------------------------------------------------------
 
 

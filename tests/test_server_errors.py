@@ -328,3 +328,44 @@ async def test_existing_connections_work_without_descriptors(loop):
     await made[0].lost
     server.close()
     await settle(loop)
+
+
+# -- a factory that makes no protocol --------------------------------------------------
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@on_loop
+async def test_a_factory_without_a_protocol(loop, loop_kind, debug):
+    """The connection is dropped, the server goes on. asyncio says so in debug mode."""
+    made = [None, Recorder()]
+    loop.set_debug(debug)
+    errors = record_errors(loop)
+    async with await loop.create_server(lambda: made.pop(0), "127.0.0.1", 0) as server:
+        address = server.sockets[0].getsockname()
+        with resource_warnings(), connect(address)[0] as client:
+            await until(lambda: len(made) == 1)
+            await settle(loop)
+            errors.contexts, seen = [], errors.contexts
+            kinds = [(c["message"], type(c["exception"])) for c in seen]
+            del seen
+            support.collect()
+            assert client.recv(1) == b""
+        if debug or loop_kind == "pyloop":
+            message = "Error on transport creation for incoming connection"
+            assert kinds == [(message, AttributeError)]
+        else:
+            assert not kinds
+
+
+@on_loop
+async def test_a_client_without_a_protocol(loop):
+    """Nothing is made: the AttributeError is create_connection()'s."""
+    errors = record_errors(loop)
+    with support.socket_pair() as (left, right):
+        with resource_warnings():
+            with pytest.raises(AttributeError, match="connection_made"):
+                await loop.create_connection(lambda: None, sock=left)
+            support.collect()
+        right.settimeout(10)
+        assert right.recv(1) == b""
+    assert not errors.contexts

@@ -236,6 +236,34 @@ def test_the_hook_that_makes_transports_can_be_overridden(loop_kind):
     made.clear()
 
 
+@pytest.mark.parametrize("where", ["class", "instance"])
+def test_the_hook_makes_accepted_transports_too(loop_kind, where):
+    made = []
+
+    def _make_socket_transport(self, *args, **kwargs):
+        base = super(type(self), self)
+        made.append(base._make_socket_transport(*args, **kwargs))
+        return made[-1]
+
+    async def main(loop):
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        if where == "instance":
+            loop._make_socket_transport = _make_socket_transport.__get__(loop)
+        with socket.create_connection(server.sockets[0].getsockname()) as client:
+            await until(lambda: made and made[0].get_protocol().names)
+            made[0].write(b"hello")
+            assert await read_all(loop, client, 5) == b"hello"
+            assert made[0].get_extra_info("peername") == client.getsockname()
+            made[0].abort()
+            server.close()
+            await server.wait_closed()
+        await settle(loop)
+
+    methods = {"_make_socket_transport": _make_socket_transport}
+    run_with(subclass(loop_kind, **(methods if where == "class" else {})), main)
+    made.clear()
+
+
 def test_an_overridden_call_soon_sees_the_transports_callbacks(loop_kind):
     seen = []
 

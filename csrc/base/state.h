@@ -31,7 +31,8 @@
     X(_call_connection_lost)                                                           \
     X(_start)                                                                          \
     X(_start_reading)                                                                  \
-    X(_accept_tls)                                                                     \
+    X(_accept_in_task)                                                                 \
+    X(_make_socket_transport)                                                          \
     X(_read_inbox)                                                                     \
     X(_resume)                                                                         \
     X(_run)                                                                            \

@@ -224,7 +224,7 @@ pipe_new(LoopObject *loop, PyTypeObject *type, const StreamOps *ops,
     self->fd = fd;
     self->sock = Py_NewRef(pipe);
     self->unreadable = ops == &pipe_writer_ops && !pipe_shows_peer(&status);
-    if (stream_schedule_start(self, given[2]) < 0) {
+    if (stream_schedule_start(self, given[2], NULL) < 0) {
         Py_CLEAR(self);
     }
     return self;

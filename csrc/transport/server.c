@@ -1,9 +1,9 @@
 /* server.c - Listener: accepting for one listening socket of an asyncio.Server.
  *
  * Owned by the watch of its descriptor (loop/fds.c), so it lives as long as it serves.
- * Plain connections are accepted, given their protocol and started here; a connection
- * under TLS becomes a Python socket and goes through asyncio's own coroutine
- * (Loop._accept_tls).
+ * Plain connections are accepted, given their protocol and started here. Under TLS, and
+ * where somebody has replaced _make_socket_transport, a connection becomes a Python socket
+ * and goes through asyncio's own coroutine (Loop._accept_in_task).
  */
 #include "transport/stream.h"
 
@@ -17,7 +17,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { ARG_FACTORY, ARG_SOCK, ARG_SSL, ARG_SERVER, ARG_BACKLOG, ARG_COUNT = 8 };
+enum {
+    ARG_FACTORY,
+    ARG_SOCK,
+    ARG_SSL,
+    ARG_SERVER,
+    ARG_BACKLOG,
+    ARG_CONTEXT = 7,
+    ARG_COUNT
+};
 
 typedef struct {
     PyObject_HEAD
@@ -52,7 +60,8 @@ listener_report(ListenerObject *self, PyObject *protocol)
 
 /* In the connection's context. Takes over fd. 0, or -1 with what must leave run. */
 static int
-listener_start_plain(ListenerObject *self, int fd, const struct sockaddr_storage *peer)
+listener_start_plain(ListenerObject *self, int fd, const struct sockaddr_storage *peer,
+                     PyObject *context)
 {
     PyObject *protocol = PyObject_CallNoArgs(self->args[ARG_FACTORY]);
     if (protocol == NULL) {
@@ -64,8 +73,11 @@ listener_start_plain(ListenerObject *self, int fd, const struct sockaddr_storage
         (void)close(fd);
         return 0;
     }
-    StreamObject *stream = socket_new(self->loop, fd, NULL, &self->kind, protocol, NULL,
-                                      self->args[ARG_SERVER]);
+    StreamObject *stream = NULL;
+    if (stream_check_protocol(self->loop->state, protocol) == 0) {
+        stream = socket_new(self->loop, fd, NULL, &self->kind, protocol, NULL,
+                            self->args[ARG_SERVER]);
+    }
     int rc;
     if (stream == NULL) {
         (void)close(fd);
@@ -75,6 +87,9 @@ listener_start_plain(ListenerObject *self, int fd, const struct sockaddr_storage
         if (self->kind.family == AF_INET || self->kind.family == AF_INET6) {
             memcpy(&stream->peer, peer, sizeof(stream->peer));
         }
+        if (listener_has(self, ARG_CONTEXT)) {
+            Py_SETREF(stream->context, Py_NewRef(context)); /* 3.15: one for all */
+        }
         rc = stream_start(stream);
         Py_DECREF(stream);
     }
@@ -82,9 +97,10 @@ listener_start_plain(ListenerObject *self, int fd, const struct sockaddr_storage
     return rc;
 }
 
+/* Likewise, of a connection that asyncio's coroutine gives its transport. */
 static int
-listener_start_tls(ListenerObject *self, int fd, const struct sockaddr_storage *peer,
-                   socklen_t length)
+listener_start_task(ListenerObject *self, int fd, const struct sockaddr_storage *peer,
+                    socklen_t length, PyObject *context)
 {
     PyObject *sock = sockets_wrap(self->loop->state, &self->kind, fd);
     PyObject *address = NULL, *done = NULL;
@@ -101,13 +117,33 @@ listener_start_tls(ListenerObject *self, int fd, const struct sockaddr_storage *
                 values[count++] = self->args[i] != NULL ? self->args[i] : Py_None;
             }
         }
-        done = PyObject_VectorcallMethod(self->loop->state->str__accept_tls, values,
+        if (listener_has(self, ARG_CONTEXT)) {
+            values[count - 1] = context;
+        }
+        done = PyObject_VectorcallMethod(self->loop->state->str__accept_in_task, values,
                                          count, NULL);
     }
     Py_XDECREF(address);
     Py_XDECREF(sock);
     Py_XDECREF(done);
     return done != NULL ? 0 : listener_report(self, NULL);
+}
+
+/* Whether the loop's _make_socket_transport is this core's: 1, 0, or -1. */
+static int
+listener_makes_plain(ListenerObject *self)
+{
+    PyObject *method = PyObject_GetAttr((PyObject *)self->loop,
+                                        self->loop->state->str__make_socket_transport);
+    if (method == NULL) {
+        return -1;
+    }
+    bool ours = PyCFunction_Check(method) &&
+                PyCFunction_GET_SELF(method) == (PyObject *)self->loop &&
+                PyCFunction_GET_FUNCTION(method) ==
+                    (PyCFunction)(void (*)(void))socket_make_transport;
+    Py_DECREF(method);
+    return ours;
 }
 
 static int
@@ -120,8 +156,16 @@ listener_start(ListenerObject *self, int fd, const struct sockaddr_storage *peer
         (void)close(fd);
         return listener_report(self, NULL);
     }
-    int rc = listener_has(self, ARG_SSL) ? listener_start_tls(self, fd, peer, length)
-                                         : listener_start_plain(self, fd, peer);
+    int plain = listener_has(self, ARG_SSL) ? 0 : listener_makes_plain(self);
+    int rc;
+    if (plain < 0) {
+        (void)close(fd);
+        rc = listener_report(self, NULL);
+    }
+    else {
+        rc = plain ? listener_start_plain(self, fd, peer, context)
+                   : listener_start_task(self, fd, peer, length, context);
+    }
     context_exit(context);
     return rc;
 }
@@ -247,7 +291,8 @@ listener_setup(ListenerObject *self, PyObject **given)
     if (self->fd < 0 || sockets_kind(state, sock, &self->kind) < 0) {
         return -1;
     }
-    self->context = PyContext_CopyCurrent();
+    self->context = listener_has(self, ARG_CONTEXT) ? Py_NewRef(given[ARG_CONTEXT])
+                                                    : PyContext_CopyCurrent();
     return self->context != NULL ? 0 : -1;
 }
 

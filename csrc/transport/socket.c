@@ -174,10 +174,11 @@ socket_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     socket_keep_peer(self);
-    if (given[5] != NULL && given[5] != Py_None) {
-        Py_SETREF(self->context, Py_NewRef(given[5])); /* 3.15 */
+    PyObject *context = given[5] != Py_None ? given[5] : NULL; /* 3.15 */
+    if (context != NULL) {
+        Py_SETREF(self->context, Py_NewRef(context));
     }
-    if (stream_schedule_start(self, given[2]) < 0) {
+    if (stream_schedule_start(self, given[2], context) < 0) {
         Py_CLEAR(self);
     }
     return (PyObject *)self;

@@ -79,16 +79,51 @@ stream_alloc(LoopObject *loop, PyTypeObject *type, const StreamOps *ops,
 }
 
 int
-stream_schedule_start(StreamObject *self, PyObject *waiter)
+stream_check_protocol(PyloopState *state, PyObject *protocol)
 {
+    PyObject *made = PyObject_GetAttr(protocol, state->str_connection_made);
+    Py_XDECREF(made);
+    return made != NULL ? 0 : -1;
+}
+
+int
+stream_schedule_start(StreamObject *self, PyObject *waiter, PyObject *context)
+{
+    if (stream_check_protocol(self->loop->state, self->protocol) < 0) {
+        return -1;
+    }
     PyObject *start = PyObject_GetAttr((PyObject *)self, self->loop->state->str__start);
     if (start == NULL) {
         return -1;
     }
     PyObject *args[1] = {waiter != NULL ? waiter : Py_None};
-    int rc = loop_call_soon(self->loop, start, args, 1, NULL);
+    int rc = loop_call_soon(self->loop, start, args, 1, context);
     Py_DECREF(start);
     return rc;
+}
+
+/* What connection_made raised, as of the callback that it is in asyncio. 0, or -1. */
+static int
+stream_report_made(StreamObject *self, PyObject *protocol)
+{
+    PyloopState *state = self->loop->state;
+    if (errors_is_fatal()) {
+        return -1;
+    }
+    PyObject *exc = PyErr_GetRaisedException();
+    PyObject *callback = PyObject_GetAttr(protocol, state->str_connection_made);
+    PyObject *argv[2] = {NULL, (PyObject *)self};
+    HandleObject *handle =
+        callback != NULL ? handle_new(self->loop, callback, argv + 1, 1, NULL) : NULL;
+    PyObject *done = handle != NULL ? call_method2((PyObject *)self->loop,
+                                                   state->str__report_callback_error,
+                                                   (PyObject *)handle, exc)
+                                    : NULL;
+    Py_XDECREF(done);
+    Py_XDECREF((PyObject *)handle);
+    Py_XDECREF(callback);
+    Py_DECREF(exc);
+    return done != NULL ? 0 : -1;
 }
 
 int
@@ -101,12 +136,13 @@ stream_start(StreamObject *self)
     if (self->phase == STREAM_OPENING) {
         self->phase = STREAM_OPEN;
     }
+    PyObject *protocol = Py_NewRef(self->protocol);
     PyObject *made =
-        call_method1(self->protocol, state->str_connection_made, (PyObject *)self);
+        call_method1(protocol, state->str_connection_made, (PyObject *)self);
     Py_XDECREF(made);
-    if (made == NULL &&
-        loop_report(self->loop, "Fatal error: protocol.connection_made() call failed.",
-                    state->str_transport, (PyObject *)self, NULL) < 0) {
+    int rc = made != NULL ? 0 : stream_report_made(self, protocol);
+    Py_DECREF(protocol);
+    if (rc < 0) {
         return -1;
     }
     if (self->phase != STREAM_OPEN || self->paused || self->unreadable ||

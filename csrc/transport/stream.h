@@ -102,8 +102,11 @@ PyTypeObject *stream_type_over(PyObject *module, PyType_Spec *spec, PyTypeObject
  * nothing can fail any more. extra: a dict, which is copied, None or NULL. */
 StreamObject *stream_alloc(LoopObject *loop, PyTypeObject *type, const StreamOps *ops,
                            PyObject *protocol, PyObject *extra);
-/* _start, with a waiter or None, is called soon. 0, or -1. */
-int stream_schedule_start(StreamObject *self, PyObject *waiter);
+/* _start, with a waiter or None, is called soon, in context or, for NULL, a copy of the
+ * current one. 0, or -1. */
+int stream_schedule_start(StreamObject *self, PyObject *waiter, PyObject *context);
+/* A protocol without connection_made makes no transport. 0, or -1. */
+int stream_check_protocol(PyloopState *state, PyObject *protocol);
 /* Tells the server by its _attach or _detach; asyncio.Server counts its connections, and
  * from 3.13 on it is told which. 0, or -1. */
 int stream_tell_server(StreamObject *self, PyObject *server, PyObject *name);
