@@ -120,6 +120,34 @@ async def test_pause_and_resume_writing_raise(loop):
     ]
 
 
+@pytest.mark.pyloop_only
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("connection_made", "Fatal error: protocol.connection_made() call failed."),
+        ("data_received", "Exception in callback ReadPipeTransport._read_ready()"),
+        ("connection_lost", "Fatal error: protocol.connection_lost() call failed."),
+    ],
+)
+@on_loop
+async def test_the_reports_name_the_transport(loop, method, message):
+    errors = record_errors(loop)
+    error = ValueError(method)
+    async with reading(factory=lambda: Failing(method, error)) as (
+        transport,
+        protocol,
+        far,
+    ):
+        far.write(b"abc")
+        far.close()
+        await protocol.lost
+    context = errors.only()
+    assert context["message"] == message
+    assert context["exception"] is error
+    assert context.get("transport", transport) is transport
+    assert context.get("protocol", protocol) is protocol
+
+
 class Leave(SystemExit):
     """What no test expects by accident."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 import os
 import weakref
@@ -226,6 +227,32 @@ async def test_pause_inside_data_received(loop):
         assert protocol.data == b"one"
         transport.resume_reading()
         await protocol.received(6)
+
+
+@pytest.mark.pyloop_only
+@on_loop
+async def test_the_context_is_that_of_the_making(loop):
+    var = contextvars.ContextVar("var", default="nobody")
+    seen = []
+
+    class Looking(Recorder):
+        def on(self, name):
+            seen.append(var.get())
+
+    var.set("maker")
+    async with reading(factory=Looking) as (transport, protocol, far):
+
+        async def resume():
+            var.set("resumer")
+            transport.resume_reading()
+
+        transport.pause_reading()
+        await loop.create_task(resume())
+        far.write(b"abc")
+        await protocol.received(3)
+        far.close()
+        await protocol.lost
+    assert seen == ["maker"] * 4
 
 
 @on_loop

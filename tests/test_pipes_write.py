@@ -5,7 +5,15 @@ import os
 
 import pytest
 from pipekit import PEER_SHOWS, PIPE_KINDS, file_of, fill, take, writing
-from streamkit import Recorder, on_loop, pattern, record_errors, settle, until
+from streamkit import (
+    Recorder,
+    on_loop,
+    oracle_bug,
+    pattern,
+    record_errors,
+    settle,
+    until,
+)
 
 # --- made ---------------------------------------------------------------------------
 
@@ -88,6 +96,73 @@ async def test_flow_control(loop):
             await asyncio.sleep(0)
         assert transport.get_write_buffer_size() <= 100
         assert protocol.names == ["connection_made", "pause_writing", "resume_writing"]
+
+
+@pytest.mark.pyloop_only
+@on_loop
+async def test_writing_goes_on_at_the_low_water_mark(loop):
+    """asyncio's pipes wait until nothing is queued, whatever the mark is."""
+    async with writing() as (transport, protocol, far):
+        transport.set_write_buffer_limits(high=400000, low=200000)
+        transport.write(b"x" * 600000)
+        assert protocol.names == ["connection_made", "pause_writing"]
+        while not protocol.count("resume_writing"):
+            assert transport.get_write_buffer_size() > 200000
+            take(far)
+            await asyncio.sleep(0)
+        assert 200000 >= transport.get_write_buffer_size() > 100000
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+@on_loop
+async def test_the_end_inside_resume_writing(loop, loop_kind, end):
+    oracle_bug(loop_kind, True, "calls connection_lost() twice")
+
+    class Ending(Recorder):
+        def resume_writing(self):
+            super().resume_writing()
+            getattr(self.transport, end)()
+
+    async with writing(factory=Ending) as (transport, protocol, far):
+        transport.set_write_buffer_limits(high=0)
+        fill(transport)
+        while not protocol.lost.done():
+            take(far)
+            await asyncio.sleep(0)
+        assert protocol.names[2:] == ["resume_writing", "connection_lost"]
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "write_eof"])
+@on_loop
+async def test_the_end_inside_connection_made(loop, loop_kind, end):
+    oracle_bug(loop_kind, True, "goes on to watch the closed descriptor")
+
+    class Ending(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            getattr(transport, end)()
+
+    async with writing(factory=Ending) as (transport, protocol, far):
+        assert await protocol.lost is None
+        assert protocol.names == ["connection_made", "connection_lost"]
+        assert far.read(1) == b""
+
+
+@pytest.mark.parametrize("first", ["close", "abort", "write"])
+@on_loop
+async def test_abort_after_the_end_has_begun(loop, loop_kind, first):
+    oracle_bug(loop_kind, True, "calls connection_lost() twice")
+    async with writing() as (transport, protocol, far):
+        if first == "write":
+            far.close()
+            transport.write(b"x")
+        else:
+            getattr(transport, first)()
+        transport.abort()
+        await protocol.lost
+        transport.abort()
+        await settle(loop)
+        assert protocol.count("connection_lost") == 1
 
 
 @on_loop
