@@ -3,6 +3,7 @@
 import contextvars
 import os
 import socket
+import sys
 import unittest.mock
 
 import pytest
@@ -150,6 +151,7 @@ async def test_pause_and_resume_before_the_rest_was_delivered(loop, loop_kind):
             assert await protocol.received(50) == sent
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no recvmmsg")
 @pytest.mark.pyloop_only
 @on_loop
 async def test_a_burst_is_one_callback(loop):

@@ -224,6 +224,11 @@ datagram_fatal_error(DatagramObject *self, const char *message)
     }
     if (rc == 0) {
         rc = datagram_force_close(self, exc);
+        if (rc < 0 && self->lost == 0) { /* no memory to do it soon: now, then */
+            PyErr_Clear();
+            self->lost++;
+            rc = datagram_lost(self, exc);
+        }
     }
     Py_DECREF(self);
     Py_DECREF(exc);
@@ -307,7 +312,6 @@ static int
 datagram_schedule_lost(DatagramObject *self, PyObject *exc)
 {
     PyObject *args[1] = {exc != NULL ? exc : Py_None};
-    self->lost++;
     return call_soon_steal(
         self->loop,
         PyObject_GetAttr((PyObject *)self,
@@ -315,21 +319,37 @@ datagram_schedule_lost(DatagramObject *self, PyObject *exc)
         args, 1);
 }
 
-/* asyncio's close(). 0, or -1 (the loop is closed). */
+/* Stops reading, and schedules the end. Without memory for that the transport stays open,
+ * so that the call can be repeated: else nothing would ever end it. 0, or -1. */
+static int
+datagram_end_soon(DatagramObject *self, PyObject *exc)
+{
+    int rc = datagram_schedule_lost(self, exc);
+    if (rc < 0 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return -1;
+    }
+    self->lost++;
+    self->phase = DATAGRAM_CLOSING;
+    datagram_unwatch(self, FD_READ);
+    datagram_unwatch(self, FD_WRITE);
+    datagram_queue_clear(&self->inbox);
+    return rc;
+}
+
+/* asyncio's close(). 0, or -1 (the loop is closed, or no memory). */
 static int
 datagram_close(DatagramObject *self)
 {
     if (self->phase >= DATAGRAM_CLOSING) {
         return 0;
     }
-    self->phase = DATAGRAM_CLOSING;
+    if (self->queue.count == 0 || !datagram_owns_fd(self)) {
+        return datagram_end_soon(self, NULL);
+    }
+    self->phase = DATAGRAM_CLOSING; /* datagram_drained goes on */
     datagram_unwatch(self, FD_READ);
     datagram_queue_clear(&self->inbox);
-    if (self->queue.count > 0 && datagram_owns_fd(self)) {
-        return 0; /* datagram_drained goes on */
-    }
-    datagram_unwatch(self, FD_WRITE);
-    return datagram_schedule_lost(self, NULL);
+    return 0;
 }
 
 int
@@ -340,13 +360,8 @@ datagram_force_close(DatagramObject *self, PyObject *exc)
     }
     datagram_unwatch(self, FD_WRITE);
     datagram_drop_queue(self);
-    if (self->phase < DATAGRAM_CLOSING) {
-        self->phase = DATAGRAM_CLOSING;
-        datagram_unwatch(self, FD_READ);
-        datagram_queue_clear(&self->inbox);
-    }
     /* Dropping what was queued may have run an address's code, which closed us. */
-    return self->lost > 0 ? 0 : datagram_schedule_lost(self, exc);
+    return self->lost > 0 ? 0 : datagram_end_soon(self, exc);
 }
 
 /* ---- methods ------------------------------------------------------------------------ */
