@@ -110,6 +110,16 @@ async def sockets(loop: Loop, sock: socket.socket) -> None:
     await loop.sock_sendall(sock, "text")  # E: arg-type
 
 
+async def datagrams(loop: Loop) -> None:
+    transport, protocol = await loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol, local_addr=("::1", 0), allow_broadcast=True
+    )
+    assert_type(transport, asyncio.DatagramTransport)
+    assert_type(protocol, asyncio.DatagramProtocol)
+    transport.sendto(b"x", ("::1", 1))
+    transport.sendto("text")  # E: arg-type
+
+
 async def names(loop: Loop) -> None:
     for family, kind, proto, canonical, address in await loop.getaddrinfo("::1", 80):
         assert_type(canonical, str)
@@ -210,6 +220,7 @@ OURS_AND_ASYNCIOS = [
     (_core.Handle, asyncio.Handle),
     (_core.TimerHandle, asyncio.TimerHandle),
     (_core.SocketTransport, selector_events._SelectorSocketTransport),
+    (_core.DatagramTransport, selector_events._SelectorDatagramTransport),
     (_core.ReadPipeTransport, unix_events._UnixReadPipeTransport),
     (_core.WritePipeTransport, unix_events._UnixWritePipeTransport),
     (_core.SockOp, None),
