@@ -652,3 +652,35 @@ def test_initialising_twice(loop_kind):
         support.collect()
     assert loop.run_until_complete(noop()) == "result"
     loop.close()
+
+
+# --- asyncio's classes ----------------------------------------------------------
+
+
+def test_a_replaced_task_class_is_used(loop, monkeypatch):
+    """As tools do that want tasks written in Python, with the loop running already."""
+
+    class Task(asyncio.tasks._PyTask):
+        pass
+
+    async def main():
+        monkeypatch.setattr(asyncio.tasks, "Task", Task)
+        tasks = [
+            loop.create_task(asyncio.sleep(0, 1)),
+            loop.create_task(main2(), name="x"),
+        ]
+        assert [type(task) for task in tasks] == [Task, Task]
+        return await tasks[0], await tasks[1]
+
+    async def main2():
+        return 2
+
+    assert support.run(loop, main()) == (1, 2)
+
+
+def test_a_replaced_future_class_is_used(loop, monkeypatch):
+    class Future(asyncio.futures._PyFuture):
+        pass
+
+    monkeypatch.setattr(asyncio.futures, "Future", Future)
+    assert type(loop.create_future()) is Future

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextvars
+import sys
 import threading
 import weakref
 
@@ -478,3 +479,30 @@ def test_stop_from_a_thread_takes_effect_at_the_next_wake(loop):
     loop.call_soon(thread.start)
     loop.run_forever()
     thread.join()
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="the lock of these handles came with Python 3.14"
+)
+@pytest.mark.parametrize("method", ["cancel", "cancelled"])
+def test_another_thread_waits_for_a_callback_that_runs(loop, method):
+    events = []
+    running = threading.Event()
+
+    def callback():
+        running.set()
+        support.wait_until_asleep(thread.native_id)  # it waits for us
+        events.append("callback")
+
+    def body():
+        handle = loop.call_soon_threadsafe(callback)
+        running.wait()
+        getattr(handle, method)()
+        events.append(method)
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=body)
+    loop.call_soon(thread.start)
+    loop.run_forever()
+    thread.join()
+    assert events == ["callback", method]

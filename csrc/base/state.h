@@ -26,6 +26,8 @@
 
 /* Interned names. */
 #define PYLOOP_STRINGS(X)                                                              \
+    X(Future)                                                                          \
+    X(Task)                                                                            \
     X(_asyncio_future_blocking)                                                        \
     X(_attach)                                                                         \
     X(_call_connection_lost)                                                           \
@@ -115,8 +117,8 @@
     X(BufferedProtocol, "asyncio.protocols", "BufferedProtocol")                       \
     X(BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                           \
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
-    X(Future, "asyncio.futures", "Future")                                             \
-    X(Task, "asyncio.tasks", "Task")                                                   \
+    X(futures_module, "asyncio.futures", "")                                           \
+    X(tasks_module, "asyncio.tasks", "")                                               \
     X(set_result_unless_cancelled, "asyncio.futures", "_set_result_unless_cancelled")  \
     X(extract_stack, "asyncio.format_helpers", "extract_stack")                        \
     X(logger, "asyncio.log", "logger")                                                 \

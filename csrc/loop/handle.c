@@ -12,6 +12,7 @@
 #include "base/errors.h"
 
 #include <string.h>
+#include <unistd.h>
 
 enum { FREE_HANDLES_MAX = 1024 };
 
@@ -408,10 +409,37 @@ handle_cancel(HandleObject *self)
     handle_drop_cancelled(self);
 }
 
+/* From 3.14 on, asyncio's handle of call_soon_threadsafe() has a lock: another thread's
+ * cancel() and cancelled() wait until a callback that runs just now has returned. That
+ * is rare, so here it is looked at again and again, and no handle pays for a lock.
+ * 0, or -1 with what a signal handler raised. */
+static int
+handle_wait_for_run(HandleObject *self)
+{
+    PyloopState *state = self->loop->state;
+    if (self->running == 0 || state->ThreadSafeHandleType == state->HandleType ||
+        !Py_IS_TYPE((PyObject *)self, state->ThreadSafeHandleType) ||
+        self->loop->thread_ident == PyThread_get_thread_ident()) {
+        return 0;
+    }
+    while (self->running > 0 && self->loop->thread_ident != 0) {
+        Py_BEGIN_ALLOW_THREADS(void)
+            usleep(200); /* cut short by a signal: looked at below */
+        Py_END_ALLOW_THREADS if (PyErr_CheckSignals() < 0)
+        {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static PyObject *
 handle_cancel_method(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     HandleObject *self = (HandleObject *)op;
+    if (handle_wait_for_run(self) < 0) {
+        return NULL;
+    }
     if (!self->cancelled) {
         if (handle_mark_cancelled(self) < 0) {
             return NULL;
@@ -446,6 +474,9 @@ timerhandle_cancel_method(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 handle_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (handle_wait_for_run((HandleObject *)op) < 0) {
+        return NULL;
+    }
     return PyBool_FromLong(((HandleObject *)op)->cancelled);
 }
 
@@ -730,7 +761,7 @@ static PyType_Spec handle_spec = {
     .slots = handle_slots,
 };
 
-/* asyncio's class has a lock; ours needs none, and is of that class for its name only. */
+/* asyncio's class has a lock; ours waits without one (handle_wait_for_run). */
 static PyType_Spec threadsafehandle_spec = {
     .name = "pyloop._core." PYLOOP_THREADSAFE_HANDLE,
     .basicsize = sizeof(HandleObject),

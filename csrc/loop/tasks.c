@@ -17,24 +17,48 @@ tasks_keywords(LoopObject *self)
     return self->task_keywords;
 }
 
+/* asyncio.futures.Future or asyncio.tasks.Task as it is now: as asyncio's methods do, for
+ * some replace it (nest_asyncio, with the class in Python). Borrowed, or NULL. */
+static PyObject *
+tasks_class(PyObject *module, PyObject *name)
+{
+    PyObject *found = PyDict_GetItemWithError(PyModule_GetDict(module), name);
+    if (found == NULL && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_NameError, "name '%U' is not defined", name);
+    }
+    return found;
+}
+
+/* class(*args, loop=self); steals args, which may be NULL with an exception. */
+static PyObject *
+tasks_make_steal(LoopObject *self, PyObject *module, PyObject *name, PyObject *args)
+{
+    PyObject *keywords = args != NULL ? tasks_keywords(self) : NULL;
+    PyObject *found = keywords != NULL ? tasks_class(module, name) : NULL;
+    PyObject *made = NULL;
+    if (found != NULL) {
+        Py_INCREF(found);
+        made = PyObject_Call(found, args, keywords);
+        Py_DECREF(found);
+    }
+    Py_XDECREF(args);
+    return made;
+}
+
 static PyObject *
 tasks_new_future(LoopObject *self)
 {
-    PyObject *keywords = tasks_keywords(self);
-    return keywords != NULL
-               ? PyObject_Call(self->state->Future, self->state->empty_tuple, keywords)
-               : NULL;
+    PyloopState *state = self->state;
+    return tasks_make_steal(self, state->futures_module, state->str_Future,
+                            Py_NewRef(state->empty_tuple));
 }
 
 static PyObject *
 tasks_new_plain_task(LoopObject *self, PyObject *coro)
 {
-    PyObject *keywords = tasks_keywords(self);
-    PyObject *args = keywords != NULL ? PyTuple_Pack(1, coro) : NULL;
-    PyObject *task =
-        args != NULL ? PyObject_Call(self->state->Task, args, keywords) : NULL;
-    Py_XDECREF(args);
-    return task;
+    PyloopState *state = self->state;
+    return tasks_make_steal(self, state->tasks_module, state->str_Task,
+                            PyTuple_Pack(1, coro));
 }
 
 /* For C code: through the overridden method where there is one. */
@@ -101,16 +125,19 @@ tasks_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     PyObject *values[2 + CREATE_TASK_KEYWORDS];
     values[0] = args[0];
     values[1] = (PyObject *)self;
-    PyObject *names = PyTuple_New(nkw + 1);
+    PyObject *class = tasks_class(self->state->tasks_module, self->state->str_Task);
+    PyObject *names = class != NULL ? PyTuple_New(nkw + 1) : NULL;
     if (names == NULL) {
         return NULL;
     }
+    Py_INCREF(class);
     PyTuple_SET_ITEM(names, 0, Py_NewRef(self->state->str_loop));
     for (Py_ssize_t i = 0; i < nkw; i++) {
         PyTuple_SET_ITEM(names, i + 1, Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
         values[2 + i] = args[1 + i];
     }
-    PyObject *task = PyObject_Vectorcall(self->state->Task, values, 1, names);
+    PyObject *task = PyObject_Vectorcall(class, values, 1, names);
+    Py_DECREF(class);
     Py_DECREF(names);
     return task;
 }

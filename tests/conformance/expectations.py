@@ -42,7 +42,14 @@ LEFT_OUT = {
         test_unix_events.SelectorEventLoopSignalTests.test_close_on_finalizing
         test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_not_available
     """,
-    "it mocks a child watcher, of which only asyncio's own loop makes use": """
+    "it makes a transport of a mock of a socket, or looks for private parts of one": """
+        test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket  3.14
+        test_sslproto.SslProtoHandshakeTests.test_connection_lost_when_busy  3.14
+    """,
+    "it looks at asyncio's child watchers, of which only its own loop makes use": """
+        test_subprocess.SubprocessPidfdWatcherTests.test_watcher_implementation  3.14
+        test_subprocess.SubprocessThreadedWatcherTests.test_watcher_implementation  3.14
+        test_subprocess.SubprocessThreadedWatcherTests.test_pid_not_reaped_before_exit_published  3.14
         test_subprocess.GenericWatcherTests.test_create_subprocess_fails_with_inactive_watcher  3.11-3.13
     """,
     "it reports the class of the private attribute _selector": """
