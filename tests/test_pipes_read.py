@@ -127,6 +127,18 @@ async def test_what_has_no_fileno(loop):
 
 @half_made
 @on_loop
+async def test_what_is_no_protocol(loop, loop_kind):
+    read, write = os.pipe()
+    os.close(write)
+    with file_of(read, "rb") as pipe:
+        with pytest.raises(AttributeError, match="connection_made"):
+            await loop.connect_read_pipe(object, pipe)
+        support.collect()
+        assert pipe.closed == (loop_kind == "asyncio")  # by its transport's __del__
+
+
+@half_made
+@on_loop
 async def test_a_closed_file_is_refused(loop):
     read, write = os.pipe()
     os.close(write)

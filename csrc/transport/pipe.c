@@ -203,7 +203,8 @@ pipe_new(LoopObject *loop, PyTypeObject *type, const StreamOps *ops,
         PyErr_SetString(PyExc_ValueError, refusal);
         return NULL;
     }
-    if (loop_check_closed(loop) < 0 || pipe_set_nonblocking(fd) < 0) {
+    if (loop_check_closed(loop) < 0 || stream_check_protocol(state, given[1]) < 0 ||
+        pipe_set_nonblocking(fd) < 0) {
         return NULL;
     }
     StreamObject *self = stream_alloc(loop, type, ops, given[1], given[3]);
