@@ -108,10 +108,9 @@ look_at_stack(void)
     int count = backtrace(frames, STACK_MAX);
     failalloc_control[OWNER] = owner_of(frames, count);
     /* For the driver, should this crash. */
-    static const char *const lines[] = {"{\"owner\": \"nobody\"}\n",
-                                        "{\"owner\": \"core\"}\n",
-                                        "{\"owner\": \"module\"}\n",
-                                        "{\"owner\": \"python\"}\n"};
+    static const char *const lines[] = {
+        "{\"owner\": \"nobody\"}\n", "{\"owner\": \"core\"}\n",
+        "{\"owner\": \"module\"}\n", "{\"owner\": \"python\"}\n"};
     if (failalloc_control[OWNER] == OWNER_CORE || failalloc_control[EVERYBODY]) {
         const char *line = lines[failalloc_control[OWNER]];
         (void)!write(STDOUT_FILENO, line, strlen(line));

@@ -19,6 +19,7 @@ import ctypes
 import faulthandler
 import gc
 import json
+import os
 import sys
 
 import driver
@@ -33,8 +34,9 @@ OWNERS = ("nobody", "core", "module", "python")
 #: Runs of a scenario before allocations fail: caches fill, code is specialised.
 WARM_UP = 12
 
-#: How often a failure that left memory behind is repeated, to tell a leak from a cache.
-REPEATS = 5
+#: How often a failure that left something behind is repeated, to tell a leak from a cache.
+REPEATS = 30
+WINDOWS = 3
 
 
 class FailingAllocations(Hooks):
@@ -50,6 +52,7 @@ class FailingAllocations(Hooks):
         ranges = shims.code_of(lambda path: path == shims.core_path())
         for low, high in ranges:
             library.failalloc_set_core(ctypes.c_size_t(low), ctypes.c_size_t(high))
+        self.unused = 0
         self.control = shims.control("failalloc_control", 8)
         self.number = 0
         self.burst = 1
@@ -60,6 +63,7 @@ class FailingAllocations(Hooks):
         self.control[COUNTDOWN] = self.number
 
     def disarm(self, world):
+        self.unused = self.control[COUNTDOWN]
         self.control[COUNTDOWN] = 0
 
 
@@ -105,9 +109,10 @@ class Runner:
         gc.collect()
         counts = {f"live {key}": n for key, n in support.core_stats().items()}
         counts["descriptors"] = descriptors()
-        for kind in self.types:
-            counts[f"references to {kind.__name__}"] = sys.getrefcount(kind)
-        del kind
+        for number, kind in enumerate(self.types):
+            counts[f"references to {kind.__name__}"] = sys.getrefcount(
+                self.types[number]
+            )
         counts["blocks of memory"] = self.hooks.control[LIVE]
         return counts
 
@@ -122,7 +127,9 @@ class Runner:
                 return
         gc.collect()
         gc.freeze()
-        self.usual = self.confirmed_growth(0, None)
+        if self.function in scenarios.OWN_PROCESS:
+            self.run_children(first)
+            return
         number = first
         unreached = 0
         while unreached < 3:  # a free list may have served the one before
@@ -138,8 +145,7 @@ class Runner:
             if grown:
                 faults += [
                     f"leaves {n} {what}"
-                    for what, n in self.confirmed_growth(number, grown).items()
-                    if n > self.usual.get(what, 0)
+                    for what, n in self.confirmed_growth(number).items()
                 ]
             if fired or faults:
                 say(**json.loads(result), faults=faults)
@@ -147,17 +153,58 @@ class Runner:
         say(end=True)
 
     def grown(self, before):
-        return {key: n - before[key] for key, n in self.left().items() if n > before[key]}
+        return {
+            key: n - before[key] for key, n in self.left().items() if n > before[key]
+        }
 
-    def confirmed_growth(self, number, grown):
-        """What every repetition leaves, {what: how many more}: no cache, then."""
+    def repeated(self, number):
+        """What REPEATS repetitions leave, {what: how many more}."""
+        before = self.left()
         for _ in range(REPEATS):
-            before = self.left()
             self.once(number)
-            again = self.grown(before)
-            grown = again if grown is None else grown
-            grown = {key: min(n, again[key]) for key, n in grown.items() if key in again}
-        return grown
+        return self.grown(before)
+
+    def confirmed_growth(self, number):
+        """What every repetition leaves and does not leave without the failure, which
+        may be a cache that fills: {what: how many more}."""
+        found = None
+        for _ in range(WINDOWS):
+            failing, right = self.repeated(number), self.repeated(0)
+            window = {
+                what: (n - right.get(what, 0)) // REPEATS
+                for what, n in failing.items()
+                if n - right.get(what, 0) >= REPEATS
+                and (found is None or what in found)
+            }
+            if not window:
+                return {}
+            found = window
+        return found
+
+    def once_in_a_child(self, number):
+        """once() in a copy of this process: what is wrong with how that ends."""
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            outcome, _, faults = self.once(number)
+            os.write(writing, json.dumps([outcome, faults]).encode())
+            os._exit(0)
+        os.close(writing)
+        with open(reading, "rb") as pipe:
+            text = pipe.read()
+        _, status = os.waitpid(child, 0)
+        if status:
+            return "", [f"exit status {os.waitstatus_to_exitcode(status)}"]
+        return json.loads(text)
+
+    def run_children(self, first):
+        """For what the interpreter does not survive unhurt: a process for each."""
+        self.once(10**9)
+        for number in range(first, 10**9 - self.hooks.unused):
+            say(begin=number)
+            outcome, faults = self.once_in_a_child(number)
+            say(n=number, outcome=outcome, owner="core", faults=faults)
+        say(end=True)
 
 
 def say(**what):
@@ -167,6 +214,9 @@ def say(**what):
 def main():
     options = driver.options(__doc__, burst=1, everybody=0, only=0)
     names = scenarios.names_of(options.scenarios)
+    if not options.everybody and not options.child:
+        unfit = [function.__name__ for function in scenarios.OWN_PROCESS]
+        names = [name for name in names if name not in unfit]
     if options.child:
         faulthandler.enable()
         runner = Runner(names[0], options.loop, options.burst)

@@ -18,6 +18,10 @@ from world import World
 
 SCENARIOS = {}
 
+#: Those that leave the interpreter itself damaged when its allocations fail: when types
+#: are made, CPython leaks, and 3.12.1 and 3.13.0 lose exceptions and keys of dicts.
+OWN_PROCESS = []
+
 
 def scenario(function):
     """Make a function of a World one of the scenarios."""
@@ -99,6 +103,9 @@ def module(w: World):
         made = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(made)
     assert made.Loop is not core.Loop
+
+
+OWN_PROCESS.append(module)
 
 
 @scenario

@@ -182,6 +182,7 @@ class World:
     def _give_up(self, loop):
         self.gave_up = True
         loop.stop()
+        self.watched(loop)  # what ends it may wait as well
 
     def check_gave_up(self):
         if self.gave_up:
