@@ -5,6 +5,7 @@ Argument: the kind of loop.
 
 import asyncio
 import gc
+import os
 import socket
 import sys
 import threading
@@ -68,6 +69,21 @@ def with_transports():
     return loop
 
 
+def with_pipes():
+    loop = fresh()
+
+    async def main():
+        read, write = os.pipe()
+        await loop.connect_read_pipe(asyncio.Protocol, open(read, "rb", 0))
+        transport, _ = await loop.connect_write_pipe(
+            asyncio.Protocol, open(write, "wb", 0)
+        )
+        transport.write(b"x" * 1_000_000)
+
+    loop.run_until_complete(main())
+    return loop
+
+
 def with_a_server():
     loop = fresh()
     loop.run_until_complete(loop.create_server(asyncio.Protocol, "127.0.0.1", 0))
@@ -124,6 +140,7 @@ def main():
         with_pending_tasks,
         with_watched_descriptors,
         with_transports,
+        with_pipes,
         with_a_server,
         with_signal_handlers,
         interrupted,

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import os
 import socket
 import sys
 
@@ -239,6 +240,45 @@ def datagrams(loop):
             loop.run_until_complete(queued(near, far))
 
 
+def pipes(loop):
+    class Protocol(asyncio.Protocol):
+        lost = False
+
+        def connection_lost(self, exc):
+            self.lost = True
+
+    async def connect():
+        read, write = os.pipe()
+        reader, _ = await loop.connect_read_pipe(Protocol, open(read, "rb", 0))
+        writer, _ = await loop.connect_write_pipe(Protocol, open(write, "wb", 0))
+        return reader, writer
+
+    async def until_lost(*protocols):
+        while not all(protocol.lost for protocol in protocols):
+            await asyncio.sleep(0)
+
+    async def main():
+        reader, writer = await connect()
+        ends = reader.get_protocol(), writer.get_protocol()
+        repr(reader), repr(writer), reader.get_extra_info("pipe")
+        reader.pause_reading()
+        reader.resume_reading()
+        writer.writelines([b"x" * 50, bytearray(50)])
+        writer.write_eof()
+        await until_lost(*ends)
+        writer.write(b"late")
+        reader, writer = await connect()
+        ends = reader.get_protocol(), writer.get_protocol()
+        writer.set_write_buffer_limits(high=100)
+        writer.write(b"x" * 100_000)
+        reader.close()
+        await until_lost(*ends)
+        with open(os.devnull, "rb") as file, contextlib.suppress(AttributeError):
+            await loop.connect_read_pipe(object, file)
+
+    loop.run_until_complete(main())
+
+
 def loops(loop):
     other = support.make_loop(sys.argv[1])
     other.call_soon(target)
@@ -267,6 +307,7 @@ WORK = {
         handles,
         loops,
         names,
+        pipes,
         sockets,
         tasks,
         timers,

@@ -8,6 +8,7 @@ import asyncio
 import atexit
 import builtins
 import gc
+import os
 import signal
 import socket
 import sys
@@ -35,6 +36,10 @@ def busy_loop():
     datagrams.bind(("127.0.0.1", 0))
     endpoint = loop._make_datagram_transport(datagrams, asyncio.DatagramProtocol())
     endpoint.sendto(b"to itself", datagrams.getsockname())
+    read, write = os.pipe()
+    loop._make_read_pipe_transport(open(read, "rb", 0), asyncio.Protocol())
+    writer = loop._make_write_pipe_transport(open(write, "wb", 0), asyncio.Protocol())
+    writer.write(b"x" * 1_000_000)
     loop.create_task(asyncio.sleep(1000))
     support.run_once(loop)
     loop.call_soon(target)
