@@ -1,6 +1,7 @@
 /* module.c - pyloop._core: slots and exec, nothing else. */
 #include "base/compat.h"
 
+#include "base/lock.h"
 #include "base/state.h"
 #include "loop/handle.h"
 #include "loop/loop.h"
@@ -60,7 +61,7 @@ module_debug_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
         const char *name;
         Py_ssize_t count;
     } counters[] = {
-#define X(n) {#n, state->live_##n},
+#define X(n) {#n, RACY_LOAD(state->live_##n)},
         PYLOOP_COUNTERS(X)
 #undef X
     };
@@ -88,7 +89,7 @@ static PyMethodDef module_methods[] = {
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, (void *)module_exec},
-    PYLOOP_SLOT_INTERPRETERS PYLOOP_SLOT_GIL(Py_MOD_GIL_USED){0, NULL},
+    PYLOOP_SLOT_INTERPRETERS PYLOOP_SLOT_GIL(Py_MOD_GIL_NOT_USED){0, NULL},
 };
 
 PyModuleDef pyloop_module_def = {

@@ -274,8 +274,9 @@ def native_threads():
 
 def collect():
     """Run the collector until finalizers have made nothing new to collect."""
-    for _ in range(3):
-        gc.collect()
+    for _ in range(5):
+        if not gc.collect():
+            break
 
 
 def is_descriptor_open(fd):

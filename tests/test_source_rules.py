@@ -222,9 +222,10 @@ def writable_data(text):
 
 
 def test_no_writable_static_data(core):
-    assert not {
-        name: found for name, text in core.items() if (found := [*writable_data(text)])
-    }
+    """One variable belongs to each thread: what it has locked (docs, threads.md)."""
+    found = {name: [*writable_data(text)] for name, text in core.items()}
+    assert len(found.pop("csrc/base/lock.c")) == 1
+    assert not any(found.values()), found
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@
 
 #include "base/compat.h"
 
+#include "base/lock.h"
+
 #include <string.h>
 
-/* PyObject_Vectorcall without its looks at the thread's state, also for what has tp_call
- * alone (a task's step). args[-1] must be writable scratch
- * (PY_VECTORCALL_ARGUMENTS_OFFSET). */
+/* call_vector without giving up locks. */
 static inline PyObject *
-call_vector(PyObject *callable, PyObject *const *args, size_t nargs)
+call_vector_locked(PyObject *callable, PyObject *const *args, size_t nargs)
 {
     PyTypeObject *tp = Py_TYPE(callable);
     if (PyType_HasFeature(tp, Py_TPFLAGS_HAVE_VECTORCALL)) {
@@ -28,6 +28,38 @@ call_vector(PyObject *callable, PyObject *const *args, size_t nargs)
     }
     return PyObject_Vectorcall(callable, args, nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
                                NULL);
+}
+
+/* PyObject_Vectorcall without its looks at the thread's state, also for what has tp_call
+ * alone (a task's step). args[-1] must be writable scratch
+ * (PY_VECTORCALL_ARGUMENTS_OFFSET). As all functions here, it gives up the locks that
+ * the thread holds (base/lock.h) during the call. */
+static inline PyObject *
+call_vector(PyObject *callable, PyObject *const *args, size_t nargs)
+{
+    LockHold *held = lock_give_up();
+    PyObject *result = call_vector_locked(callable, args, nargs);
+    lock_take_back(held);
+    return result;
+}
+
+/* callable() and callable(*args). */
+static inline PyObject *
+call_no_args(PyObject *callable)
+{
+    LockHold *held = lock_give_up();
+    PyObject *result = PyObject_CallNoArgs(callable);
+    lock_take_back(held);
+    return result;
+}
+
+static inline PyObject *
+call_tuple(PyObject *callable, PyObject *args)
+{
+    LockHold *held = lock_give_up();
+    PyObject *result = PyObject_Call(callable, args, NULL);
+    lock_take_back(held);
+    return result;
 }
 
 /* Calls callable(*args) inside context; as Context.run. args[-1] as above. New reference,
@@ -77,26 +109,35 @@ context_exit(PyObject *context)
     }
 }
 
+static inline PyObject *
+call_method(PyObject *name, PyObject *const *args, size_t nargs)
+{
+    LockHold *held = lock_give_up();
+    PyObject *result = PyObject_VectorcallMethod(name, args, nargs, NULL);
+    lock_take_back(held);
+    return result;
+}
+
 /* object.name(), object.name(arg), object.name(arg, arg2). */
 static inline PyObject *
 call_method0(PyObject *object, PyObject *name)
 {
     PyObject *args[1] = {object};
-    return PyObject_VectorcallMethod(name, args, 1, NULL);
+    return call_method(name, args, 1);
 }
 
 static inline PyObject *
 call_method1(PyObject *object, PyObject *name, PyObject *arg)
 {
     PyObject *args[2] = {object, arg};
-    return PyObject_VectorcallMethod(name, args, 2, NULL);
+    return call_method(name, args, 2);
 }
 
 static inline PyObject *
 call_method2(PyObject *object, PyObject *name, PyObject *arg, PyObject *arg2)
 {
     PyObject *args[3] = {object, arg, arg2};
-    return PyObject_VectorcallMethod(name, args, 3, NULL);
+    return call_method(name, args, 3);
 }
 
 #endif

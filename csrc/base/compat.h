@@ -148,9 +148,26 @@ enum { PYLOOP_DATAGRAM_EMPTY = 1, PYLOOP_DATAGRAM_HEADER = 8 };
 enum { PYLOOP_DATAGRAM_EMPTY = 0, PYLOOP_DATAGRAM_HEADER = 0 };
 #endif
 
+/* Borrowed-reference access to what other threads may change is for builds with a GIL:
+ * the items of a list or tuple, for PySequence_Fast_GET_ITEM. */
+#ifdef Py_GIL_DISABLED
+static inline PyObject *
+PYLOOP_SEQUENCE_ITEMS(PyObject *object, const char *Py_UNUSED(message))
+{
+    return PySequence_Tuple(object);
+}
+#else
+#define PYLOOP_SEQUENCE_ITEMS(object, message) PySequence_Fast(object, message)
+#endif
+
+/* 1 found (new reference), 0 absent, -1 error. */
 #if PY_VERSION_HEX < 0x030D0000
-#define Py_BEGIN_CRITICAL_SECTION(op) {
-#define Py_END_CRITICAL_SECTION() }
+static inline int
+PyDict_GetItemRef(PyObject *dict, PyObject *key, PyObject **result)
+{
+    *result = Py_XNewRef(PyDict_GetItemWithError(dict, key));
+    return *result != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
+}
 #endif
 
 #endif

@@ -20,7 +20,10 @@ coro_finish(CoroObject *self)
     PyObject *exc = PyErr_Occurred() ? PyErr_GetRaisedException() : NULL;
     self->phase = CORO_DONE;
     Py_CLEAR(self->delegate);
+    LockHold hold; /* the collector's thread may be another */
+    lock_enter(&self->loop->lock, &hold);
     self->kind->release(self);
+    lock_exit(&hold);
     if (exc != NULL) {
         PyErr_SetRaisedException(exc);
     }
@@ -67,7 +70,10 @@ coro_run(CoroObject *self, PyObject *sent, PyObject *value, PyObject **result)
                 return coro_fail(self);
             }
         }
+        LockHold hold;
+        lock_enter(&self->loop->lock, &hold);
         CoroStatus status = self->kind->resume(self, value, result);
+        lock_exit(&hold);
         Py_CLEAR(value);
         if (status == CORO_ERROR) {
             return coro_fail(self);
@@ -81,19 +87,31 @@ coro_run(CoroObject *self, PyObject *sent, PyObject *value, PyObject **result)
     }
 }
 
-/* 0 when it is new or suspended, else -1 with what a coroutine raises. */
-static int
-coro_check_runnable(CoroObject *self)
+/* CORO_RUNNING from now on if it was new or suspended; else raises what a coroutine does.
+ * What it was. One thread at a time gets it. */
+static CoroPhase
+coro_take(CoroObject *self)
 {
-    if (self->phase == CORO_RUNNING) {
+    LockHold hold;
+    lock_enter(&self->loop->lock, &hold);
+    CoroPhase was = self->phase;
+    if (was == CORO_NEW || was == CORO_SUSPENDED) {
+        self->phase = CORO_RUNNING;
+    }
+    lock_exit(&hold);
+    if (was == CORO_RUNNING) {
         PyErr_SetString(PyExc_ValueError, "coroutine already executing");
-        return -1;
     }
-    if (self->phase == CORO_DONE) {
+    else if (was == CORO_DONE) {
         PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-        return -1;
     }
-    return 0;
+    return was;
+}
+
+static inline bool
+coro_was_runnable(CoroPhase was)
+{
+    return was == CORO_NEW || was == CORO_SUSPENDED;
 }
 
 static PySendResult
@@ -101,15 +119,16 @@ coro_am_send(PyObject *op, PyObject *sent, PyObject **result)
 {
     CoroObject *self = (CoroObject *)op;
     *result = NULL;
-    if (coro_check_runnable(self) < 0) {
+    CoroPhase was = coro_take(self);
+    if (!coro_was_runnable(was)) {
         return PYGEN_ERROR;
     }
-    if (self->phase == CORO_NEW && sent != Py_None) {
+    if (was == CORO_NEW && sent != Py_None) {
+        self->phase = CORO_NEW;
         PyErr_SetString(PyExc_TypeError,
                         "can't send non-None value to a just-started coroutine");
         return PYGEN_ERROR;
     }
-    self->phase = CORO_RUNNING;
     return coro_run(self, sent, NULL, result);
 }
 
@@ -302,11 +321,11 @@ coro_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     PyObject *result = NULL;
-    if (coro_check_runnable(self) < 0) {
+    CoroPhase was = coro_take(self);
+    if (!coro_was_runnable(was)) {
         goto done;
     }
-    bool suspended = self->phase == CORO_SUSPENDED;
-    self->phase = CORO_RUNNING;
+    bool suspended = was == CORO_SUSPENDED;
     if (suspended && !PyErr_GivenExceptionMatches(exc, PyExc_GeneratorExit)) {
         result = coro_throw_to_delegate(self, exc);
         goto done;
@@ -327,11 +346,11 @@ coro_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (self->phase == CORO_DONE) {
         Py_RETURN_NONE;
     }
-    if (coro_check_runnable(self) < 0) {
+    CoroPhase was = coro_take(self);
+    if (!coro_was_runnable(was)) {
         return NULL;
     }
-    bool suspended = self->phase == CORO_SUSPENDED;
-    self->phase = CORO_RUNNING;
+    bool suspended = was == CORO_SUSPENDED;
     int rc = suspended ? coro_close_delegate(self) : 0;
     coro_finish(self);
     if (rc < 0) {
@@ -405,7 +424,7 @@ coro_new(PyTypeObject *type, const CoroKind *kind, LoopObject *loop)
     self->kind = kind;
     self->loop = (LoopObject *)Py_NewRef(loop);
     self->phase = CORO_NEW;
-    loop->state->live_sock_ops++;
+    RACY_ADD(loop->state->live_sock_ops, 1);
     return self;
 }
 
@@ -460,7 +479,7 @@ coro_dealloc(PyObject *op)
         PyObject_ClearWeakRefs(op);
     }
     (void)coro_clear(op);
-    self->loop->state->live_sock_ops--;
+    RACY_ADD(self->loop->state->live_sock_ops, -1);
     Py_DECREF(self->loop);
     tp->tp_free(op);
     Py_DECREF(tp);

@@ -78,7 +78,7 @@ fds_count_watched(LoopObject *loop, bool before, bool after)
 {
     if (before != after) {
         loop->fds.watched += after ? 1 : (size_t)-1;
-        loop->state->live_watches += after ? 1 : -1;
+        RACY_ADD(loop->state->live_watches, after ? 1 : -1);
     }
 }
 

@@ -199,10 +199,17 @@ epoll_poll(LoopObject *loop, double seconds)
     int timeout = seconds > 0 ? -1 : 0;
     int count, err;
     if (seconds > 0) {
+        LockHold *held = lock_give_up();
         PyThreadState *thread = PyEval_SaveThread();
         count = epoll_wait(table->epfd, events, EVENTS_MAX, timeout);
         err = errno;
         PyEval_RestoreThread(thread);
+        lock_take_back(held);
+        if (!ring_reserve(&loop->ready, EVENTS_MAX)) { /* others may have used it up */
+            table->timer_deadline = INFINITY; /* edge-triggered: to be armed anew */
+            PyErr_NoMemory();
+            return -1;
+        }
     }
     else {
         count = epoll_wait(table->epfd, events, EVENTS_MAX, timeout);

@@ -444,9 +444,11 @@ uvpoll_poll(LoopObject *loop, double seconds)
     /* A wait that a signal interrupts goes on: the signals' wake-up descriptor ends it. */
     if (seconds > 0) {
         poller->detached = true;
+        LockHold *held = lock_give_up();
         PyThreadState *thread = PyEval_SaveThread();
         (void)uv_run(&loop->uv, UV_RUN_ONCE);
         PyEval_RestoreThread(thread);
+        lock_take_back(held);
         poller->detached = false;
     }
     else if (!started) {

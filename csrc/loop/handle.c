@@ -14,7 +14,12 @@
 #include <string.h>
 #include <unistd.h>
 
+/* None on free-threaded builds: a spare of one thread cannot become another's object. */
+#ifdef Py_GIL_DISABLED
+enum { FREE_HANDLES_MAX = 0 };
+#else
 enum { FREE_HANDLES_MAX = 1024 };
+#endif
 
 /* ---- making and freeing ------------------------------------------------- */
 
@@ -38,7 +43,7 @@ handle_alloc(LoopObject *loop, PyTypeObject *type)
                sizeof(HandleObject) - sizeof(PyObject));
     }
     self->loop = (LoopObject *)Py_NewRef((PyObject *)loop);
-    state->live_handles++;
+    RACY_ADD(state->live_handles, 1);
     return self;
 }
 
@@ -136,7 +141,7 @@ timerhandle_new(LoopObject *loop, PyObject *when, double deadline, PyObject *cal
     memset((char *)self + sizeof(PyObject), 0,
            sizeof(TimerHandleObject) - sizeof(PyObject));
     self->base.loop = (LoopObject *)Py_NewRef((PyObject *)loop);
-    state->live_handles++;
+    RACY_ADD(state->live_handles, 1);
     self->when = Py_NewRef(when);
     self->node.deadline = deadline;
     self->node.index = HEAP_NOT_QUEUED;
@@ -226,9 +231,9 @@ handle_dealloc(PyObject *op)
     }
     (void)handle_clear(op);
     LoopObject *loop = self->loop;
-    loop->state->live_handles--;
+    RACY_ADD(loop->state->live_handles, -1);
     if (loop->phase == LOOP_OPEN && tp == loop->state->HandleType &&
-        loop->free_count < FREE_HANDLES_MAX) {
+        (int)loop->free_count < FREE_HANDLES_MAX) {
         self->loop = (LoopObject *)loop->free_handles;
         loop->free_handles = self;
         loop->free_count++;
@@ -268,7 +273,7 @@ timerhandle_dealloc(PyObject *op)
     }
     (void)timerhandle_clear(op);
     LoopObject *loop = self->base.loop;
-    loop->state->live_handles--;
+    RACY_ADD(loop->state->live_handles, -1);
     PyObject_GC_Del(op);
     Py_DECREF(tp);
     Py_DECREF(loop);
@@ -343,7 +348,7 @@ handle_call_tuple(HandleObject *self)
     if (PyContext_Enter(self->context) < 0) {
         return NULL;
     }
-    PyObject *result = PyObject_Call(self->callback, self->argv[1], NULL);
+    PyObject *result = call_tuple(self->callback, self->argv[1]);
     if (PyContext_Exit(self->context) < 0) {
         Py_CLEAR(result);
     }
@@ -423,9 +428,11 @@ handle_wait_for_run(HandleObject *self)
         return 0;
     }
     while (self->running > 0 && self->loop->thread_ident != 0) {
+        LockHold *held = lock_give_up();
         Py_BEGIN_ALLOW_THREADS(void)
             usleep(200); /* cut short by a signal: looked at below */
-        Py_END_ALLOW_THREADS if (PyErr_CheckSignals() < 0)
+        Py_END_ALLOW_THREADS lock_take_back(held);
+        if (PyErr_CheckSignals() < 0)
         {
             return -1;
         }
@@ -620,7 +627,7 @@ loop_ready_push_steal(LoopObject *loop, HandleObject *handle)
     /* Closed since the caller looked: until 3.11 any allocation may run the collector, and
      * with it somebody's finalizer. Who called from another thread before comes first. */
     if (loop_check_closed(loop) < 0 ||
-        (loop->inbox_waiting && threadsafe_take_inbox(loop) < 0)) {
+        (RACY_LOAD(loop->inbox_waiting) && threadsafe_take_inbox(loop) < 0)) {
         Py_DECREF(handle);
         return -1;
     }
@@ -716,27 +723,47 @@ loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args,
 
 /* ---- types -------------------------------------------------------------- */
 
+#define LOCK_OF(op) (&((HandleObject *)(op))->loop->lock)
+
+LOCKED_NOARGS(handle_cancel_method)
+LOCKED_NOARGS(timerhandle_cancel_method)
+LOCKED_NOARGS(handle_get_context)
+LOCKED_NOARGS(handle_run_method)
+LOCKED_GETTER(handle_get_callback)
+LOCKED_SETTER(handle_set_callback)
+LOCKED_GETTER(handle_get_args)
+LOCKED_SETTER(handle_set_args)
+LOCKED_GETTER(handle_get_context_attr)
+LOCKED_SETTER(handle_set_context)
+LOCKED_GETTER(handle_get_traceback)
+LOCKED_SETTER(handle_set_traceback)
+LOCKED_GETTER(handle_get_repr)
+LOCKED_SETTER(handle_set_repr)
+
 static PyMethodDef handle_methods[] = {
-    {"cancel", handle_cancel_method, METH_NOARGS,
+    {"cancel", LOCKED(handle_cancel_method), METH_NOARGS,
      "cancel($self, /)\n--\n\n"
      "Cancel the callback; without effect when it ran or was cancelled already."},
     {"cancelled", handle_cancelled, METH_NOARGS,
      "cancelled($self, /)\n--\n\nReturn True if the callback was cancelled."},
-    {"get_context", handle_get_context, METH_NOARGS,
+    {"get_context", LOCKED(handle_get_context), METH_NOARGS,
      "get_context($self, /)\n--\n\nReturn the contextvars.Context of the callback."},
-    {"_run", handle_run_method, METH_NOARGS,
+    {"_run", LOCKED(handle_run_method), METH_NOARGS,
      "_run($self, /)\n--\n\nCall the callback now, in its context."},
     {NULL, NULL, 0, NULL},
 };
 
 #define HANDLE_GETSETS                                                                 \
-    {"_callback", handle_get_callback, handle_set_callback, NULL, NULL},               \
-        {"_args", handle_get_args, handle_set_args, NULL, NULL},                       \
+    {"_callback", LOCKED(handle_get_callback), LOCKED(handle_set_callback), NULL,      \
+     NULL},                                                                            \
+        {"_args", LOCKED(handle_get_args), LOCKED(handle_set_args), NULL, NULL},       \
         {"_cancelled", handle_get_cancelled, NULL, NULL, NULL},                        \
         {"_loop", handle_get_loop, NULL, NULL, NULL},                                  \
-        {"_context", handle_get_context_attr, handle_set_context, NULL, NULL},         \
-        {"_source_traceback", handle_get_traceback, handle_set_traceback, NULL, NULL}, \
-        {"_repr", handle_get_repr, handle_set_repr, NULL, NULL},
+        {"_context", LOCKED(handle_get_context_attr), LOCKED(handle_set_context),      \
+         NULL, NULL},                                                                  \
+        {"_source_traceback", LOCKED(handle_get_traceback),                            \
+         LOCKED(handle_set_traceback), NULL, NULL},                                    \
+        {"_repr", LOCKED(handle_get_repr), LOCKED(handle_set_repr), NULL, NULL},
 
 static PyGetSetDef handle_getsets[] = {
     HANDLE_GETSETS{NULL, NULL, NULL, NULL, NULL},
@@ -771,17 +798,17 @@ static PyType_Spec threadsafehandle_spec = {
 };
 
 static PyMethodDef timerhandle_methods[] = {
-    {"cancel", timerhandle_cancel_method, METH_NOARGS,
+    {"cancel", LOCKED(timerhandle_cancel_method), METH_NOARGS,
      "cancel($self, /)\n--\n\n"
      "Cancel the callback and take it out of the loop's timers."},
     {"cancelled", handle_cancelled, METH_NOARGS,
      "cancelled($self, /)\n--\n\nReturn True if the callback was cancelled."},
-    {"get_context", handle_get_context, METH_NOARGS,
+    {"get_context", LOCKED(handle_get_context), METH_NOARGS,
      "get_context($self, /)\n--\n\nReturn the contextvars.Context of the callback."},
     {"when", timerhandle_when, METH_NOARGS,
      "when($self, /)\n--\n\n"
      "Return the deadline in seconds, in the loop's time (see Loop.time)."},
-    {"_run", handle_run_method, METH_NOARGS,
+    {"_run", LOCKED(handle_run_method), METH_NOARGS,
      "_run($self, /)\n--\n\nCall the callback now, in its context."},
     {NULL, NULL, 0, NULL},
 };

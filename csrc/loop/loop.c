@@ -31,7 +31,8 @@ loop_check_closed(LoopObject *self)
 int
 loop_check_thread(LoopObject *self)
 {
-    if (self->thread_ident == 0 || self->thread_ident == PyThread_get_thread_ident()) {
+    unsigned long ident = RACY_LOAD(self->thread_ident);
+    if (ident == 0 || ident == PyThread_get_thread_ident()) {
         return 0;
     }
     PyErr_SetString(PyExc_RuntimeError,
@@ -145,7 +146,9 @@ loop_open(LoopObject *self)
         }
         return errors_raise_uv(err);
     }
-    if (threadsafe_init(self) < 0) {
+    err = threadsafe_init(self);
+    if (err < 0) {
+        (void)errors_raise_uv(err);
         goto fail_waker;
     }
     if (fds_init(self) < 0) {
@@ -155,14 +158,29 @@ loop_open(LoopObject *self)
     self->uv_open = true;
     return 0;
 fail_fds:
+    self->inbox_open = false; /* nobody else has the loop yet */
     uv_close((uv_handle_t *)&self->waker, NULL);
     (void)uv_run(&self->uv, UV_RUN_DEFAULT); /* ends when the waker is closed */
-    uv_mutex_destroy(&self->inbox_lock);
 fail_waker:
     err = uv_loop_close(&self->uv);
     assert(err == 0);
     (void)err;
     return -1;
+}
+
+/* They live until dealloc: threads may wait for them while the loop is closed. */
+static int
+loop_make_locks(LoopObject *self)
+{
+    int err = lock_init(&self->lock);
+    if (err == 0) {
+        err = uv_mutex_init(&self->inbox_lock);
+        if (err < 0) {
+            lock_destroy(&self->lock);
+        }
+    }
+    self->inbox_lock_made = err == 0;
+    return err < 0 ? errors_raise_uv(err) : 0;
 }
 
 static PyObject *
@@ -182,11 +200,11 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
                           * __init__ failed is nobody's to close */
     self->poll_every_tick = loop_env_flag("PYLOOP_POLL_EVERY_TICK", false);
     self->hold_writes = loop_env_flag("PYLOOP_HOLD_WRITES", true);
-    if (loop_open(self) < 0) {
+    if (loop_make_locks(self) < 0 || loop_open(self) < 0) {
         Py_DECREF(self);
         return NULL;
     }
-    self->state->live_loops++;
+    RACY_ADD(self->state->live_loops, 1);
     self->counted = true;
     loop_refresh_overrides(self);
     return (PyObject *)self;
@@ -225,7 +243,6 @@ loop_close_core(LoopObject *self)
         int err = uv_loop_close(&self->uv);
         assert(err == 0);
         (void)err;
-        uv_mutex_destroy(&self->inbox_lock);
         handle_free_spares(self);
         datagram_free_spares(self);
         PyMem_RawFree(self->scratch);
@@ -285,7 +302,11 @@ loop_dealloc(PyObject *op)
     (void)loop_clear(op);
     loop_close_core(self);
     if (self->counted) {
-        self->state->live_loops--;
+        RACY_ADD(self->state->live_loops, -1);
+    }
+    if (self->inbox_lock_made) {
+        uv_mutex_destroy(&self->inbox_lock);
+        lock_destroy(&self->lock);
     }
     PyObject *module = self->module;
     tp->tp_free(op);
@@ -430,15 +451,24 @@ loop_set_flag(PyObject *op, PyObject *value, void *closure)
 static PyObject *
 loop_get_optional(PyObject *op, void *closure)
 {
+    LockHold hold;
+    lock_enter(&((LoopObject *)op)->lock, &hold);
     PyObject *value = *(PyObject **)((char *)op + (size_t)(uintptr_t)closure);
-    return Py_NewRef(value != NULL ? value : Py_None);
+    value = Py_NewRef(value != NULL ? value : Py_None);
+    lock_exit(&hold);
+    return value;
 }
 
 static int
 loop_set_optional(PyObject *op, PyObject *value, void *closure)
 {
+    LockHold hold;
     PyObject **place = (PyObject **)((char *)op + (size_t)(uintptr_t)closure);
-    Py_XSETREF(*place, value == NULL || value == Py_None ? NULL : Py_NewRef(value));
+    lock_enter(&((LoopObject *)op)->lock, &hold);
+    PyObject *old = *place;
+    *place = value == NULL || value == Py_None ? NULL : Py_NewRef(value);
+    lock_exit(&hold);
+    Py_XDECREF(old);
     return 0;
 }
 
@@ -453,8 +483,20 @@ loop_set_thread_id(PyObject *op, PyObject *value, void *closure)
             return -1;
         }
     }
-    self->thread_ident = ident;
-    return loop_set_optional(op, value, closure);
+    /* With the lock: who found no thread running, and has it, may use the ready queue. */
+    LockHold hold;
+    lock_enter(&self->lock, &hold);
+    int rc = -1;
+    if (ident != 0 && self->thread_ident != 0 && ident != self->thread_ident) {
+        /* Free-threaded: both found that no thread runs it. */
+        PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
+    }
+    else {
+        RACY_STORE(self->thread_ident, ident);
+        rc = loop_set_optional(op, value, closure);
+    }
+    lock_exit(&hold);
+    return rc;
 }
 
 /* Loop._ready: the handles that are ready, oldest first, as a new collection. */
@@ -500,6 +542,34 @@ loop_set_snapshot(PyObject *Py_UNUSED(op), PyObject *value, void *Py_UNUSED(clos
 #define OPTIONAL(name, field, setter, doc)                                             \
     {name, loop_get_optional, setter, doc, (void *)offsetof(LoopObject, field)}
 
+#define LOCK_OF(op) (&((LoopObject *)(op))->lock)
+
+LOCKED_KEYWORDS(handle_call_soon)
+LOCKED_KEYWORDS(timers_call_later)
+LOCKED_KEYWORDS(timers_call_at)
+LOCKED_FASTCALL(fd_add_reader)
+LOCKED_FASTCALL(fd_add_writer)
+LOCKED_O(fd_remove_reader)
+LOCKED_O(fd_remove_writer)
+LOCKED_FASTCALL(fd_private_add_reader)
+LOCKED_FASTCALL(fd_private_add_writer)
+LOCKED_O(fd_private_remove_reader)
+LOCKED_O(fd_private_remove_writer)
+LOCKED_O(fd_ensure_no_transport)
+LOCKED_KEYWORDS(socket_make_transport)
+LOCKED_KEYWORDS(pipe_make_reader)
+LOCKED_KEYWORDS(pipe_make_writer)
+LOCKED_KEYWORDS(datagram_make_transport)
+LOCKED_KEYWORDS(listener_start_serving)
+LOCKED_O(listener_stop_serving)
+LOCKED_NOARGS(loop_run_method)
+LOCKED_NOARGS(loop_run_once_method)
+LOCKED_NOARGS(loop_close_core_method)
+LOCKED_O(loop_add_callback)
+LOCKED_O(loop_add_callback_signalsafe)
+LOCKED_GETTER(loop_get_ready)
+LOCKED_GETTER(loop_get_scheduled)
+
 static PyGetSetDef loop_getsets[] = {
     FLAG("_stopping", stopping, "stop() was called."),
     FLAG("_debug", debug, "Debug mode is on."),
@@ -512,8 +582,9 @@ static PyGetSetDef loop_getsets[] = {
              "The task factory, or None."),
     OPTIONAL("_current_handle", current_handle, loop_set_optional,
              "Debug mode: what runs now, or None."),
-    {"_ready", loop_get_ready, loop_set_snapshot, "The ready handles: a copy.", NULL},
-    {"_scheduled", loop_get_scheduled, loop_set_snapshot,
+    {"_ready", LOCKED(loop_get_ready), loop_set_snapshot, "The ready handles: a copy.",
+     NULL},
+    {"_scheduled", LOCKED(loop_get_scheduled), loop_set_snapshot,
      "The timers, earliest first: a copy.", NULL},
     {"_poller", loop_poller_name, NULL, "How descriptors are watched.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -523,16 +594,16 @@ static PyGetSetDef loop_getsets[] = {
 #define KEYWORDS (METH_FASTCALL | METH_KEYWORDS)
 
 static PyMethodDef loop_methods[] = {
-    {"call_soon", FASTCALL(handle_call_soon), KEYWORDS,
+    {"call_soon", FASTCALL(LOCKED(handle_call_soon)), KEYWORDS,
      "call_soon($self, callback, *args, context=None)\n--\n\n"
      "Schedule callback(*args) for the next iteration; return its Handle.\n\n"
      "Raises RuntimeError when the loop is closed. As asyncio's loop.call_soon()."},
-    {"call_later", FASTCALL(timers_call_later), KEYWORDS,
+    {"call_later", FASTCALL(LOCKED(timers_call_later)), KEYWORDS,
      "call_later($self, delay, callback, *args, context=None)\n--\n\n"
      "Schedule callback(*args) in delay seconds; return its TimerHandle.\n\n"
      "Never early. Raises TypeError for a delay that is no number and ValueError for\n"
      "NaN. As asyncio's loop.call_later()."},
-    {"call_at", FASTCALL(timers_call_at), KEYWORDS,
+    {"call_at", FASTCALL(LOCKED(timers_call_at)), KEYWORDS,
      "call_at($self, when, callback, *args, context=None)\n--\n\n"
      "Schedule callback(*args) at the time when, in seconds of time(); return its\n"
      "TimerHandle. As asyncio's loop.call_at()."},
@@ -556,26 +627,26 @@ static PyMethodDef loop_methods[] = {
      "create_task($self, coro, **kwargs)\n--\n\n"
      "Schedule a coroutine; return its asyncio.Task.\n\n"
      "Keyword arguments are those of this Python's asyncio (name, context, ...)."},
-    {"add_reader", FASTCALL(fd_add_reader), METH_FASTCALL,
+    {"add_reader", FASTCALL(LOCKED(fd_add_reader)), METH_FASTCALL,
      "add_reader($self, fd, callback, /, *args)\n--\n\n"
      "Call callback(*args) whenever fd, a descriptor or an object with fileno(), is\n"
      "readable. Raises ValueError for an invalid descriptor, RuntimeError for one "
      "that\n"
      "a transport uses, OSError for one that cannot be watched. As asyncio's."},
-    {"add_writer", FASTCALL(fd_add_writer), METH_FASTCALL,
+    {"add_writer", FASTCALL(LOCKED(fd_add_writer)), METH_FASTCALL,
      "add_writer($self, fd, callback, /, *args)\n--\n\n"
      "Like add_reader(), whenever fd is writable. As asyncio's loop.add_writer()."},
-    {"remove_reader", fd_remove_reader, METH_O,
+    {"remove_reader", LOCKED(fd_remove_reader), METH_O,
      "remove_reader($self, fd, /)\n--\n\n"
      "Stop watching fd for reading; return True if it was watched."},
-    {"remove_writer", fd_remove_writer, METH_O,
+    {"remove_writer", LOCKED(fd_remove_writer), METH_O,
      "remove_writer($self, fd, /)\n--\n\n"
      "Stop watching fd for writing; return True if it was watched."},
-    {"_add_reader", FASTCALL(fd_private_add_reader), METH_FASTCALL, NULL},
-    {"_add_writer", FASTCALL(fd_private_add_writer), METH_FASTCALL, NULL},
-    {"_remove_reader", fd_private_remove_reader, METH_O, NULL},
-    {"_remove_writer", fd_private_remove_writer, METH_O, NULL},
-    {"_ensure_fd_no_transport", fd_ensure_no_transport, METH_O, NULL},
+    {"_add_reader", FASTCALL(LOCKED(fd_private_add_reader)), METH_FASTCALL, NULL},
+    {"_add_writer", FASTCALL(LOCKED(fd_private_add_writer)), METH_FASTCALL, NULL},
+    {"_remove_reader", LOCKED(fd_private_remove_reader), METH_O, NULL},
+    {"_remove_writer", LOCKED(fd_private_remove_writer), METH_O, NULL},
+    {"_ensure_fd_no_transport", LOCKED(fd_ensure_no_transport), METH_O, NULL},
     {"sock_recv", FASTCALL(sockop_recv), KEYWORDS,
      "sock_recv($self, sock, n)\n--\n\n"
      "Coroutine: receive up to n bytes. As asyncio's loop.sock_recv()."},
@@ -610,32 +681,32 @@ static PyMethodDef loop_methods[] = {
     {"getnameinfo", FASTCALL(names_getnameinfo), KEYWORDS,
      "getnameinfo($self, sockaddr, flags=0)\n--\n\n"
      "Coroutine: socket.getnameinfo() without blocking."},
-    {"_make_socket_transport", FASTCALL(socket_make_transport), KEYWORDS,
+    {"_make_socket_transport", FASTCALL(LOCKED(socket_make_transport)), KEYWORDS,
      "_make_socket_transport($self, sock, protocol, waiter=None, *, extra=None,\n"
      "                       server=None, context=None)\n--\n\n"
      "The transport of a connected stream socket; connection_made() comes later."},
-    {"_make_read_pipe_transport", FASTCALL(pipe_make_reader), KEYWORDS,
+    {"_make_read_pipe_transport", FASTCALL(LOCKED(pipe_make_reader)), KEYWORDS,
      "_make_read_pipe_transport($self, pipe, protocol, waiter=None, extra=None)\n--\n\n"
      "The transport of what a pipe, socket or character device has to be read."},
-    {"_make_write_pipe_transport", FASTCALL(pipe_make_writer), KEYWORDS,
+    {"_make_write_pipe_transport", FASTCALL(LOCKED(pipe_make_writer)), KEYWORDS,
      "_make_write_pipe_transport($self, pipe, protocol, waiter=None, "
      "extra=None)\n--\n\n"
      "The transport of what is written to a pipe, socket or character device."},
-    {"_make_datagram_transport", FASTCALL(datagram_make_transport), KEYWORDS,
+    {"_make_datagram_transport", FASTCALL(LOCKED(datagram_make_transport)), KEYWORDS,
      "_make_datagram_transport($self, sock, protocol, address=None, waiter=None,\n"
      "                         extra=None)\n--\n\n"
      "The transport of a datagram socket; connection_made() comes later."},
-    {"_start_serving", FASTCALL(listener_start_serving), KEYWORDS, NULL},
-    {"_stop_serving", listener_stop_serving, METH_O, NULL},
-    {"_run", loop_run_method, METH_NOARGS,
+    {"_start_serving", FASTCALL(LOCKED(listener_start_serving)), KEYWORDS, NULL},
+    {"_stop_serving", LOCKED(listener_stop_serving), METH_O, NULL},
+    {"_run", LOCKED(loop_run_method), METH_NOARGS,
      "_run($self, /)\n--\n\nIterate until stop(); run_forever() without its set-up."},
-    {"_run_once", loop_run_once_method, METH_NOARGS,
+    {"_run_once", LOCKED(loop_run_once_method), METH_NOARGS,
      "_run_once($self, /)\n--\n\nOne iteration, which polls, and may block."},
-    {"_close_core", loop_close_core_method, METH_NOARGS,
+    {"_close_core", LOCKED(loop_close_core_method), METH_NOARGS,
      "_close_core($self, /)\n--\n\nDrop all that the loop holds; the end of close()."},
     {"_write_to_self", loop_write_to_self, METH_NOARGS, NULL},
-    {"_add_callback", loop_add_callback, METH_O, NULL},
-    {"_add_callback_signalsafe", loop_add_callback_signalsafe, METH_O, NULL},
+    {"_add_callback", LOCKED(loop_add_callback), METH_O, NULL},
+    {"_add_callback_signalsafe", LOCKED(loop_add_callback_signalsafe), METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

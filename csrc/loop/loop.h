@@ -6,15 +6,17 @@
  *   timers --heap----+--> ready ring --> handle_run / fds_dispatch --> Python
  *   epoll --events---+
  *
- * Thread: unless said otherwise, the loop's thread with the GIL held. Without debug mode
- * asyncio tolerates calls from other threads while the loop's thread waits; they are safe
- * here too because detached code (fds_wait_nogil) touches neither ring nor heap.
+ * Thread: unless said otherwise, any that holds the GIL and, on free-threaded builds, the
+ * loop's lock (base/lock.h). Without debug mode asyncio tolerates calls from other threads
+ * while the loop's thread waits; they are safe here too because detached code
+ * (fds_wait_nogil) touches neither ring nor heap.
  */
 #ifndef PYLOOP_LOOP_LOOP_H
 #define PYLOOP_LOOP_LOOP_H
 
 #include "base/compat.h"
 
+#include "base/lock.h"
 #include "base/state.h"
 #include "ds/heap.h"
 #include "ds/ring.h"
@@ -44,8 +46,9 @@ struct LoopObject {
     PyObject_HEAD
     PyObject *module;   /* strong; visited; dropped only in dealloc (it owns *state) */
     PyloopState *state; /* borrowed from module */
+    Lock lock;          /* base/lock.h: of all below, and of what belongs to the loop */
     LoopPhase phase;
-    bool uv_open; /* uv, waker, poller, inbox_lock exist: until loop_close_core */
+    bool uv_open; /* uv, waker, poller exist: until loop_close_core */
     pid_t pid;    /* the process that the uv loop and the poller belong to */
     bool counted; /* in state->live_loops */
 
@@ -75,7 +78,9 @@ struct LoopObject {
     unsigned int depth;     /* nested runs */
 
     /* Work from other threads (threadsafe.c). */
-    uv_mutex_t inbox_lock;
+    uv_mutex_t inbox_lock; /* from loop_new to dealloc */
+    bool inbox_lock_made;
+    bool inbox_open;    /* waker exists, the loop takes calls; under inbox_lock */
     Ring inbox;         /* handle words, each owning a reference; under inbox_lock */
     bool inbox_waiting; /* inbox may be non-empty: read without the lock as a hint */
 
@@ -91,6 +96,7 @@ struct LoopObject {
     void (*flush_holder)(LoopObject *self);
     uint32_t callback_serial; /* a number for each callback that run.c runs */
     bool dispatching;         /* inside a callback run by run.c */
+    bool polling;             /* in a poll that may have given up the lock */
     bool hold_writes;         /* PYLOOP_HOLD_WRITES */
 
     char *scratch; /* SCRATCH_SIZE bytes for small reads; made at first use */

@@ -126,11 +126,19 @@ static int
 run_poll(LoopObject *self)
 {
     double seconds = 0;
-    bool idle = self->ready.count == 0 && !self->stopping && !self->inbox_waiting;
+    bool idle =
+        self->ready.count == 0 && !self->stopping && !RACY_LOAD(self->inbox_waiting);
     if (idle && run_idle_seconds(self, &seconds) < 0) {
         return -1;
     }
-    if (fds_poll(self, seconds) < 0) {
+    if (self->polling) { /* free-threaded: two threads were let past is_running() */
+        PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
+        return -1;
+    }
+    self->polling = true;
+    int rc = fds_poll(self, seconds);
+    self->polling = false;
+    if (rc < 0) {
         return -1;
     }
     self->poll_due = false;
@@ -245,7 +253,7 @@ run_iteration(LoopObject *self)
     }
     /* Looked at here first: most iterations have neither. */
     if ((self->timers.count > 0 && timers_move_due(self) < 0) ||
-        (self->inbox_waiting && threadsafe_take_inbox(self) < 0)) {
+        (RACY_LOAD(self->inbox_waiting) && threadsafe_take_inbox(self) < 0)) {
         return -1;
     }
     return run_batch(self);

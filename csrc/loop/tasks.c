@@ -6,24 +6,28 @@
 #include <string.h>
 
 /* {"loop": self}, the keywords of every Future and Task: made once, because a vectorcall
- * would make a dict of them each time (the types take a dict). Borrowed, or NULL. Whoever
- * gets it only reads it: a Python subclass's **kwargs is a copy. */
+ * would make a dict of them each time (the types take a dict). New reference, or NULL.
+ * Whoever gets it only reads it: a Python subclass's **kwargs is a copy. */
 static PyObject *
 tasks_keywords(LoopObject *self)
 {
+    LockHold hold;
+    lock_enter(&self->lock, &hold);
     if (self->task_keywords == NULL) {
         self->task_keywords = Py_BuildValue("{OO}", self->state->str_loop, self);
     }
-    return self->task_keywords;
+    PyObject *keywords = Py_XNewRef(self->task_keywords);
+    lock_exit(&hold);
+    return keywords;
 }
 
 /* asyncio.futures.Future or asyncio.tasks.Task as it is now: as asyncio's methods do, for
- * some replace it (nest_asyncio, with the class in Python). Borrowed, or NULL. */
+ * some replace it (nest_asyncio, with the class in Python). New reference, or NULL. */
 static PyObject *
 tasks_class(PyObject *module, PyObject *name)
 {
-    PyObject *found = PyDict_GetItemWithError(PyModule_GetDict(module), name);
-    if (found == NULL && !PyErr_Occurred()) {
+    PyObject *found;
+    if (PyDict_GetItemRef(PyModule_GetDict(module), name, &found) == 0) {
         PyErr_Format(PyExc_NameError, "name '%U' is not defined", name);
     }
     return found;
@@ -37,11 +41,11 @@ tasks_make_steal(LoopObject *self, PyObject *module, PyObject *name, PyObject *a
     PyObject *found = keywords != NULL ? tasks_class(module, name) : NULL;
     PyObject *made = NULL;
     if (found != NULL) {
-        Py_INCREF(found);
         made = PyObject_Call(found, args, keywords);
         Py_DECREF(found);
     }
     Py_XDECREF(args);
+    Py_XDECREF(keywords);
     return made;
 }
 
@@ -128,9 +132,9 @@ tasks_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     PyObject *class = tasks_class(self->state->tasks_module, self->state->str_Task);
     PyObject *names = class != NULL ? PyTuple_New(nkw + 1) : NULL;
     if (names == NULL) {
+        Py_XDECREF(class);
         return NULL;
     }
-    Py_INCREF(class);
     PyTuple_SET_ITEM(names, 0, Py_NewRef(self->state->str_loop));
     for (Py_ssize_t i = 0; i < nkw; i++) {
         PyTuple_SET_ITEM(names, i + 1, Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));

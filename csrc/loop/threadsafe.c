@@ -1,6 +1,8 @@
 /* threadsafe.c - call_soon_threadsafe: work from other threads, and waking the loop.
  *
- * Owns: LoopObject.inbox, under inbox_lock; the lock is never held across Python.
+ * Owns: LoopObject.inbox, inbox_open and the waker, under inbox_lock; that is never held
+ * across Python or any other lock, and never waited for long, so a call from another
+ * thread needs nothing of what the running thread has.
  * A batch of calls wakes the loop once: only who finds the inbox empty sends. Calls from
  * the loop's own thread, and calls before it runs, go straight to the ready queue, so
  * that they keep their order with call_soon, as in asyncio.
@@ -16,27 +18,73 @@ on_wake_nogil(uv_async_t *Py_UNUSED(waker))
 {
 }
 
-/* The waker of an open loop. 0, or -1 with OSError. */
+/* The waker of an open loop. 0, or a libuv status. */
 int
 threadsafe_init(LoopObject *self)
 {
-    int err = uv_mutex_init(&self->inbox_lock);
-    if (err < 0) {
-        return errors_raise_uv(err);
-    }
-    err = uv_async_init(&self->uv, &self->waker, on_wake_nogil);
-    if (err < 0) {
-        uv_mutex_destroy(&self->inbox_lock);
-        return errors_raise_uv(err);
-    }
-    return 0;
+    int err = uv_async_init(&self->uv, &self->waker, on_wake_nogil);
+    self->inbox_open = err == 0;
+    return err;
 }
 
-/* Any thread, while the loop is open. */
+/* Any thread, at any time; without effect on a closed loop. */
 void
 threadsafe_wake(LoopObject *self)
 {
-    (void)uv_async_send(&self->waker); /* fails only for a handle that is no async */
+    uv_mutex_lock(&self->inbox_lock);
+    if (self->inbox_open) {
+        (void)uv_async_send(
+            &self->waker); /* fails only for a handle that is no async */
+    }
+    uv_mutex_unlock(&self->inbox_lock);
+}
+
+/* Nobody waits in a poll while the loop does not run or this thread runs it: then the
+ * handle, stolen, goes straight to the ready queue. 1 done, 0 not so, -1 exception. */
+static int
+threadsafe_push_ready_steal(LoopObject *self, HandleObject *handle)
+{
+    unsigned long me = PyThread_get_thread_ident();
+    unsigned long running = RACY_LOAD(self->thread_ident);
+    if (running != 0 && running != me) {
+        return 0;
+    }
+    LockHold hold;
+    lock_enter(&self->lock, &hold);
+    running =
+        self->thread_ident; /* free-threaded: it may have begun to run meanwhile */
+    int rc = 0;
+    if (running == 0 || running == me) {
+        rc = loop_ready_push_steal(self, handle) < 0 ? -1 : 1;
+    }
+    lock_exit(&hold);
+    return rc;
+}
+
+/* Into the inbox; steals the handle. 0, or -1 with an exception. */
+static int
+threadsafe_push_inbox_steal(LoopObject *self, HandleObject *handle)
+{
+    uv_mutex_lock(&self->inbox_lock);
+    bool open = self->inbox_open;
+    bool first = self->inbox.count == 0;
+    bool pushed = open && ring_push(&self->inbox, ready_word_of_handle(handle));
+    if (pushed) {
+        RACY_STORE(self->inbox_waiting, true);
+        if (first) {
+            (void)uv_async_send(&self->waker); /* as in threadsafe_wake */
+        }
+    }
+    uv_mutex_unlock(&self->inbox_lock);
+    if (!pushed) {
+        Py_DECREF(handle);
+        if (!open) {
+            return loop_check_closed(self);
+        }
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
 }
 
 PyObject *
@@ -56,30 +104,14 @@ threadsafe_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (handle == NULL) {
         return NULL;
     }
-    /* Nobody waits in a poll while the loop does not run or this thread runs it. */
-    if (self->thread_ident == 0 || self->thread_ident == PyThread_get_thread_ident()) {
-        if (loop_ready_push_steal(self, (HandleObject *)Py_NewRef((PyObject *)handle)) <
-            0) {
-            Py_CLEAR(handle);
-        }
-        return (PyObject *)handle;
+    /* The queue's reference first: the loop may run and drop it before we go on. */
+    Py_INCREF(handle);
+    int rc = threadsafe_push_ready_steal(self, handle);
+    if (rc == 0) {
+        rc = threadsafe_push_inbox_steal(self, handle);
     }
-    if (loop_check_closed(self) < 0) { /* as in loop_ready_push_steal */
-        Py_DECREF(handle);
-        return NULL;
-    }
-    uv_mutex_lock(&self->inbox_lock);
-    bool first = self->inbox.count == 0;
-    bool pushed = ring_push(&self->inbox, ready_word_of_handle(handle));
-    self->inbox_waiting = true;
-    uv_mutex_unlock(&self->inbox_lock);
-    if (!pushed) {
-        Py_DECREF(handle);
-        return PyErr_NoMemory();
-    }
-    Py_INCREF(handle); /* the inbox's */
-    if (first) {
-        threadsafe_wake(self);
+    if (rc < 0) {
+        Py_CLEAR(handle);
     }
     return (PyObject *)handle;
 }
@@ -94,7 +126,7 @@ threadsafe_take_inbox(LoopObject *self)
         while (self->inbox.count > 0) {
             ring_push_reserved(&self->ready, ring_pop(&self->inbox));
         }
-        self->inbox_waiting = false;
+        RACY_STORE(self->inbox_waiting, false);
     }
     uv_mutex_unlock(&self->inbox_lock);
     if (!room) {
@@ -111,7 +143,8 @@ threadsafe_drop_inbox(LoopObject *self)
     uv_mutex_lock(&self->inbox_lock);
     Ring rest = self->inbox; /* moved: dropping a handle may run Python */
     self->inbox = (Ring){0};
-    self->inbox_waiting = false;
+    self->inbox_open = false;
+    RACY_STORE(self->inbox_waiting, false);
     uv_mutex_unlock(&self->inbox_lock);
     loop_drop_words(&rest);
     ring_free(&rest);

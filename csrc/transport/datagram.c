@@ -82,7 +82,7 @@ datagram_new(LoopObject *loop, int fd, PyObject *sock, PyObject *protocol,
         return NULL;
     }
     self->loop = (LoopObject *)Py_NewRef((PyObject *)loop);
-    loop->state->live_datagrams++;
+    RACY_ADD(loop->state->live_datagrams, 1);
     self->fd = -1; /* until nothing can fail any more */
     self->protocol = Py_NewRef(protocol);
     self->high_water = FLOW_HIGH_WATER;
@@ -255,6 +255,8 @@ datagram_dispose(DatagramObject *self)
     if (self->phase == DATAGRAM_CLOSED) {
         return;
     }
+    LockHold hold; /* the collector's thread may be another */
+    lock_enter(&self->loop->lock, &hold);
     PyObject *raised = PyErr_GetRaisedException();
     self->phase = DATAGRAM_CLOSED;
     FdEntry *entry = fds_entry(self->loop, self->fd);
@@ -280,6 +282,7 @@ datagram_dispose(DatagramObject *self)
     if (raised != NULL) {
         PyErr_SetRaisedException(raised);
     }
+    lock_exit(&hold);
 }
 
 int
@@ -489,14 +492,11 @@ datagram_get_extra_info(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (args_parse(&spec, args, nargs, kwnames, given) < 0) {
         return NULL;
     }
-    PyObject *value = PyDict_GetItemWithError(((DatagramObject *)op)->extra, given[0]);
-    if (value == NULL && PyErr_Occurred()) {
-        return NULL;
+    PyObject *value;
+    if (PyDict_GetItemRef(((DatagramObject *)op)->extra, given[0], &value) == 0) {
+        value = Py_NewRef(given[1] != NULL ? given[1] : Py_None);
     }
-    if (value == NULL) {
-        value = given[1] != NULL ? given[1] : Py_None;
-    }
-    return Py_NewRef(value);
+    return value;
 }
 
 static PyObject *
@@ -564,16 +564,39 @@ datagram_get_flag(PyObject *op, void *closure)
     return PyBool_FromLong(*(bool *)((char *)op + (size_t)(uintptr_t)closure));
 }
 
+#define LOCK_OF(op) (&((DatagramObject *)(op))->loop->lock)
+
+LOCKED_KEYWORDS(datagram_sendto)
+LOCKED_NOARGS(datagram_close_method)
+LOCKED_NOARGS(datagram_abort)
+LOCKED_NOARGS(datagram_is_closing)
+LOCKED_NOARGS(datagram_is_reading)
+LOCKED_NOARGS(datagram_pause_reading)
+LOCKED_NOARGS(datagram_resume_reading)
+LOCKED_O(datagram_set_protocol)
+LOCKED_NOARGS(datagram_get_protocol)
+LOCKED_NOARGS(datagram_get_write_buffer_size)
+LOCKED_NOARGS(datagram_get_write_buffer_limits)
+LOCKED_KEYWORDS(datagram_set_write_buffer_limits)
+LOCKED_KEYWORDS(datagram_get_extra_info)
+LOCKED_NOARGS(datagram_start_reading)
+LOCKED_NOARGS(datagram_read_inbox)
+LOCKED_O(datagram_lost_method)
+LOCKED_O(datagram_force_close_method)
+LOCKED_GETTER(datagram_get_loop)
+LOCKED_GETTER(datagram_get_member)
+LOCKED_REPR(datagram_repr)
+
 #define AT(field) ((void *)offsetof(DatagramObject, field))
 
 static PyGetSetDef datagram_getsets[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
-    {"_loop", datagram_get_loop, NULL, NULL, NULL},
-    {"_sock", datagram_get_member, NULL, NULL, AT(sock)},
+    {"_loop", LOCKED(datagram_get_loop), NULL, NULL, NULL},
+    {"_sock", LOCKED(datagram_get_member), NULL, NULL, AT(sock)},
     {"_sock_fd", datagram_get_fd, NULL, NULL, NULL},
-    {"_extra", datagram_get_member, NULL, NULL, AT(extra)},
-    {"_protocol", datagram_get_member, NULL, NULL, AT(protocol)},
-    {"_address", datagram_get_member, NULL, NULL, AT(address)},
+    {"_extra", LOCKED(datagram_get_member), NULL, NULL, AT(extra)},
+    {"_protocol", LOCKED(datagram_get_member), NULL, NULL, AT(protocol)},
+    {"_address", LOCKED(datagram_get_member), NULL, NULL, AT(address)},
     {"_conn_lost", datagram_get_conn_lost, NULL, NULL, NULL},
     {"_closing", datagram_get_closing, NULL, NULL, NULL},
     {"_paused", datagram_get_flag, NULL, NULL, AT(paused)},
@@ -593,7 +616,7 @@ static PyMemberDef datagram_members[] = {
 #define FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
 
 static PyMethodDef datagram_methods[] = {
-    {"sendto", FASTCALL(datagram_sendto), METH_FASTCALL | METH_KEYWORDS,
+    {"sendto", FASTCALL(LOCKED(datagram_sendto)), METH_FASTCALL | METH_KEYWORDS,
      "sendto($self, data, addr=None)\n--\n\n"
      "Send a datagram, at once when nothing is queued and the kernel takes it.\n\n"
      "addr is the socket module's form of an address; None, or the address that the\n"
@@ -601,44 +624,45 @@ static PyMethodDef datagram_methods[] = {
      "bytes-like and ValueError for another address than the endpoint's. What the\n"
      "system refuses with an OSError goes to the protocol's error_received().\n"
      "No data: a datagram of no bytes from Python 3.13 on, nothing before."},
-    {"close", datagram_close_method, METH_NOARGS,
+    {"close", LOCKED(datagram_close_method), METH_NOARGS,
      "close($self, /)\n--\n\n"
      "Stop receiving, send what is queued, then call connection_lost(None)."},
-    {"abort", datagram_abort, METH_NOARGS,
+    {"abort", LOCKED(datagram_abort), METH_NOARGS,
      "abort($self, /)\n--\n\n"
      "Close at once; what is queued is lost. connection_lost(None) is called."},
-    {"is_closing", datagram_is_closing, METH_NOARGS,
+    {"is_closing", LOCKED(datagram_is_closing), METH_NOARGS,
      "is_closing($self, /)\n--\n\nReturn True if the transport is closing or closed."},
-    {"is_reading", datagram_is_reading, METH_NOARGS,
+    {"is_reading", LOCKED(datagram_is_reading), METH_NOARGS,
      "is_reading($self, /)\n--\n\nReturn True if the transport receives datagrams."},
-    {"pause_reading", datagram_pause_reading, METH_NOARGS,
+    {"pause_reading", LOCKED(datagram_pause_reading), METH_NOARGS,
      "pause_reading($self, /)\n--\n\n"
      "Call no datagram_received() until resume_reading()."},
-    {"resume_reading", datagram_resume_reading, METH_NOARGS,
+    {"resume_reading", LOCKED(datagram_resume_reading), METH_NOARGS,
      "resume_reading($self, /)\n--\n\nGo on receiving after pause_reading()."},
-    {"set_protocol", datagram_set_protocol, METH_O,
+    {"set_protocol", LOCKED(datagram_set_protocol), METH_O,
      "set_protocol($self, protocol, /)\n--\n\nUse another protocol from now on."},
-    {"get_protocol", datagram_get_protocol, METH_NOARGS,
+    {"get_protocol", LOCKED(datagram_get_protocol), METH_NOARGS,
      "get_protocol($self, /)\n--\n\nReturn the protocol, None when closed."},
-    {"get_write_buffer_size", datagram_get_write_buffer_size, METH_NOARGS,
+    {"get_write_buffer_size", LOCKED(datagram_get_write_buffer_size), METH_NOARGS,
      "get_write_buffer_size($self, /)\n--\n\n"
      "Return how many bytes are queued; from Python 3.13 on, 8 more for each "
      "datagram."},
-    {"get_write_buffer_limits", datagram_get_write_buffer_limits, METH_NOARGS,
+    {"get_write_buffer_limits", LOCKED(datagram_get_write_buffer_limits), METH_NOARGS,
      "get_write_buffer_limits($self, /)\n--\n\nReturn the water marks (low, high), "
      "bytes."},
-    {"set_write_buffer_limits", FASTCALL(datagram_set_write_buffer_limits),
+    {"set_write_buffer_limits", FASTCALL(LOCKED(datagram_set_write_buffer_limits)),
      METH_FASTCALL | METH_KEYWORDS,
      "set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
      "Set the water marks, in bytes, at which the protocol's pause_writing() and\n"
      "resume_writing() are called. Raises ValueError unless high >= low >= 0."},
-    {"get_extra_info", FASTCALL(datagram_get_extra_info), METH_FASTCALL | METH_KEYWORDS,
+    {"get_extra_info", FASTCALL(LOCKED(datagram_get_extra_info)),
+     METH_FASTCALL | METH_KEYWORDS,
      "get_extra_info($self, name, default=None)\n--\n\n"
      "Return 'socket', 'sockname' or 'peername', or default for an unknown name."},
-    {"_start_reading", datagram_start_reading, METH_NOARGS, NULL},
-    {"_read_inbox", datagram_read_inbox, METH_NOARGS, NULL},
-    {"_call_connection_lost", datagram_lost_method, METH_O, NULL},
-    {"_force_close", datagram_force_close_method, METH_O, NULL},
+    {"_start_reading", LOCKED(datagram_start_reading), METH_NOARGS, NULL},
+    {"_read_inbox", LOCKED(datagram_read_inbox), METH_NOARGS, NULL},
+    {"_call_connection_lost", LOCKED(datagram_lost_method), METH_O, NULL},
+    {"_force_close", LOCKED(datagram_force_close_method), METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -710,7 +734,7 @@ datagram_dealloc(PyObject *op)
     LoopObject *loop = self->loop;
     if (loop != NULL) {
         (void)datagram_clear(op);
-        loop->state->live_datagrams--;
+        RACY_ADD(loop->state->live_datagrams, -1);
     }
     tp->tp_free(op);
     Py_DECREF(tp);
@@ -723,7 +747,7 @@ static PyType_Slot datagram_slots[] = {
     {Py_tp_methods, datagram_methods},
     {Py_tp_getset, datagram_getsets},
     {Py_tp_members, datagram_members},
-    {Py_tp_repr, datagram_repr},
+    {Py_tp_repr, LOCKED(datagram_repr)},
     {Py_tp_traverse, datagram_traverse},
     {Py_tp_clear, datagram_clear},
     {Py_tp_finalize, datagram_finalize},

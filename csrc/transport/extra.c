@@ -116,9 +116,9 @@ PyObject *
 stream_extra_get(StreamObject *self, PyObject *name)
 {
     if (self->extra != NULL) {
-        PyObject *value = PyDict_GetItemWithError(self->extra, name);
-        if (value != NULL || PyErr_Occurred()) {
-            return Py_XNewRef(value);
+        PyObject *value;
+        if (PyDict_GetItemRef(self->extra, name, &value) != 0) {
+            return value;
         }
     }
     PyObject *known =

@@ -343,26 +343,52 @@ static PyMemberDef pipe_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+#define LOCK_OF(op) (&((StreamObject *)(op))->loop->lock)
+
+LOCKED_NOARGS(stream_is_closing)
+LOCKED_O(stream_set_protocol)
+LOCKED_NOARGS(stream_get_protocol)
+LOCKED_KEYWORDS(stream_get_extra_info)
+LOCKED_O(stream_start_method)
+LOCKED_O(stream_lost_method)
+LOCKED_NOARGS(stream_close_method)
+LOCKED_NOARGS(stream_is_reading)
+LOCKED_NOARGS(stream_pause_reading)
+LOCKED_NOARGS(stream_resume_reading)
+LOCKED_O(stream_write)
+LOCKED_NOARGS(stream_abort)
+LOCKED_NOARGS(stream_get_write_buffer_size)
+LOCKED_NOARGS(stream_get_write_buffer_limits)
+LOCKED_KEYWORDS(stream_set_write_buffer_limits)
+LOCKED_SETTER(pipe_set_pipe)
+LOCKED_GETTER(stream_get_loop)
+LOCKED_GETTER(stream_get_sock)
+LOCKED_GETTER(stream_get_extra)
+LOCKED_GETTER(stream_get_protocol_attr)
+LOCKED_GETTER(stream_get_closing)
+LOCKED_REPR(pipe_reader_repr)
+LOCKED_REPR(pipe_writer_repr)
+
 static PyGetSetDef pipe_reader_getsets[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
-    {"_loop", stream_get_loop, NULL, NULL, NULL},
-    {"_pipe", stream_get_sock, pipe_set_pipe, NULL, NULL},
+    {"_loop", LOCKED(stream_get_loop), NULL, NULL, NULL},
+    {"_pipe", LOCKED(stream_get_sock), LOCKED(pipe_set_pipe), NULL, NULL},
     {"_fileno", stream_get_fd, NULL, NULL, NULL},
-    {"_extra", stream_get_extra, NULL, NULL, NULL},
-    {"_protocol", stream_get_protocol_attr, NULL, NULL, NULL},
-    {"_closing", stream_get_closing, NULL, NULL, NULL},
+    {"_extra", LOCKED(stream_get_extra), NULL, NULL, NULL},
+    {"_protocol", LOCKED(stream_get_protocol_attr), NULL, NULL, NULL},
+    {"_closing", LOCKED(stream_get_closing), NULL, NULL, NULL},
     {"_paused", stream_get_flag, NULL, NULL, (void *)offsetof(StreamObject, paused)},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyGetSetDef pipe_writer_getsets[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
-    {"_loop", stream_get_loop, NULL, NULL, NULL},
-    {"_pipe", stream_get_sock, pipe_set_pipe, NULL, NULL},
+    {"_loop", LOCKED(stream_get_loop), NULL, NULL, NULL},
+    {"_pipe", LOCKED(stream_get_sock), LOCKED(pipe_set_pipe), NULL, NULL},
     {"_fileno", stream_get_fd, NULL, NULL, NULL},
-    {"_extra", stream_get_extra, NULL, NULL, NULL},
-    {"_protocol", stream_get_protocol_attr, NULL, NULL, NULL},
-    {"_closing", stream_get_closing, NULL, NULL, NULL},
+    {"_extra", LOCKED(stream_get_extra), NULL, NULL, NULL},
+    {"_protocol", LOCKED(stream_get_protocol_attr), NULL, NULL, NULL},
+    {"_closing", LOCKED(stream_get_closing), NULL, NULL, NULL},
     {"_conn_lost", stream_get_conn_lost, NULL, NULL, NULL},
     {"_protocol_paused", stream_get_flag, NULL, NULL,
      (void *)offsetof(StreamObject, protocol_paused)},
@@ -370,61 +396,63 @@ static PyGetSetDef pipe_writer_getsets[] = {
 };
 
 static PyMethodDef pipe_reader_methods[] = {
-    {"is_closing", stream_is_closing, METH_NOARGS,
+    {"is_closing", LOCKED(stream_is_closing), METH_NOARGS,
      "is_closing($self, /)\n--\n\nReturn True if the transport is closing or closed."},
-    {"set_protocol", stream_set_protocol, METH_O,
+    {"set_protocol", LOCKED(stream_set_protocol), METH_O,
      "set_protocol($self, protocol, /)\n--\n\nUse another protocol from now on."},
-    {"get_protocol", stream_get_protocol, METH_NOARGS,
+    {"get_protocol", LOCKED(stream_get_protocol), METH_NOARGS,
      "get_protocol($self, /)\n--\n\nReturn the protocol, None when closed."},
-    {"get_extra_info", FASTCALL(stream_get_extra_info), METH_FASTCALL | METH_KEYWORDS,
+    {"get_extra_info", FASTCALL(LOCKED(stream_get_extra_info)),
+     METH_FASTCALL | METH_KEYWORDS,
      "get_extra_info($self, name, default=None)\n--\n\n"
      "Return 'pipe', the pipe object, or default for an unknown name."},
-    {"_start", stream_start_method, METH_O, NULL},
-    {"_call_connection_lost", stream_lost_method, METH_O, NULL},
-    {"close", stream_close_method, METH_NOARGS,
+    {"_start", LOCKED(stream_start_method), METH_O, NULL},
+    {"_call_connection_lost", LOCKED(stream_lost_method), METH_O, NULL},
+    {"close", LOCKED(stream_close_method), METH_NOARGS,
      "close($self, /)\n--\n\nStop reading, then call connection_lost(None)."},
-    {"is_reading", stream_is_reading, METH_NOARGS,
+    {"is_reading", LOCKED(stream_is_reading), METH_NOARGS,
      "is_reading($self, /)\n--\n\nReturn True if the transport receives data."},
-    {"pause_reading", stream_pause_reading, METH_NOARGS,
+    {"pause_reading", LOCKED(stream_pause_reading), METH_NOARGS,
      "pause_reading($self, /)\n--\n\nCall no data_received() until resume_reading()."},
-    {"resume_reading", stream_resume_reading, METH_NOARGS,
+    {"resume_reading", LOCKED(stream_resume_reading), METH_NOARGS,
      "resume_reading($self, /)\n--\n\nGo on receiving after pause_reading()."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMethodDef pipe_writer_methods[] = {
-    {"is_closing", stream_is_closing, METH_NOARGS,
+    {"is_closing", LOCKED(stream_is_closing), METH_NOARGS,
      "is_closing($self, /)\n--\n\nReturn True if the transport is closing or closed."},
-    {"set_protocol", stream_set_protocol, METH_O,
+    {"set_protocol", LOCKED(stream_set_protocol), METH_O,
      "set_protocol($self, protocol, /)\n--\n\nUse another protocol from now on."},
-    {"get_protocol", stream_get_protocol, METH_NOARGS,
+    {"get_protocol", LOCKED(stream_get_protocol), METH_NOARGS,
      "get_protocol($self, /)\n--\n\nReturn the protocol, None when closed."},
-    {"get_extra_info", FASTCALL(stream_get_extra_info), METH_FASTCALL | METH_KEYWORDS,
+    {"get_extra_info", FASTCALL(LOCKED(stream_get_extra_info)),
+     METH_FASTCALL | METH_KEYWORDS,
      "get_extra_info($self, name, default=None)\n--\n\n"
      "Return 'pipe', the pipe object, or default for an unknown name."},
-    {"_start", stream_start_method, METH_O, NULL},
-    {"_call_connection_lost", stream_lost_method, METH_O, NULL},
-    {"write", stream_write, METH_O,
+    {"_start", LOCKED(stream_start_method), METH_O, NULL},
+    {"_call_connection_lost", LOCKED(stream_lost_method), METH_O, NULL},
+    {"write", LOCKED(stream_write), METH_O,
      "write($self, data, /)\n--\n\n"
      "Write bytes, at once as far as the kernel takes them; queue the rest.\n\n"
      "Raises TypeError for data that is not bytes-like."},
-    {"write_eof", stream_close_method, METH_NOARGS,
+    {"write_eof", LOCKED(stream_close_method), METH_NOARGS,
      "write_eof($self, /)\n--\n\nClose the pipe once the queue is written; as "
      "close()."},
     {"can_write_eof", stream_can_write_eof, METH_NOARGS,
      "can_write_eof($self, /)\n--\n\nReturn True: pipes can."},
-    {"close", stream_close_method, METH_NOARGS,
+    {"close", LOCKED(stream_close_method), METH_NOARGS,
      "close($self, /)\n--\n\n"
      "Write what is queued, then call connection_lost(None); take no more data."},
-    {"abort", stream_abort, METH_NOARGS,
+    {"abort", LOCKED(stream_abort), METH_NOARGS,
      "abort($self, /)\n--\n\n"
      "Close at once; what is queued is lost. connection_lost(None) is called."},
-    {"get_write_buffer_size", stream_get_write_buffer_size, METH_NOARGS,
+    {"get_write_buffer_size", LOCKED(stream_get_write_buffer_size), METH_NOARGS,
      "get_write_buffer_size($self, /)\n--\n\nReturn how many bytes are queued."},
-    {"get_write_buffer_limits", stream_get_write_buffer_limits, METH_NOARGS,
+    {"get_write_buffer_limits", LOCKED(stream_get_write_buffer_limits), METH_NOARGS,
      "get_write_buffer_limits($self, /)\n--\n\nReturn the water marks (low, high), "
      "bytes."},
-    {"set_write_buffer_limits", FASTCALL(stream_set_write_buffer_limits),
+    {"set_write_buffer_limits", FASTCALL(LOCKED(stream_set_write_buffer_limits)),
      METH_FASTCALL | METH_KEYWORDS,
      "set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
      "Set the water marks, in bytes, at which the protocol's pause_writing() and\n"
@@ -439,7 +467,7 @@ static PyType_Slot pipe_reader_slots[] = {
     {Py_tp_methods, pipe_reader_methods},
     {Py_tp_getset, pipe_reader_getsets},
     {Py_tp_members, pipe_members},
-    {Py_tp_repr, pipe_reader_repr},
+    {Py_tp_repr, LOCKED(pipe_reader_repr)},
     {Py_tp_traverse, stream_traverse},
     {Py_tp_clear, stream_clear},
     {Py_tp_finalize, stream_finalize},
@@ -454,7 +482,7 @@ static PyType_Slot pipe_writer_slots[] = {
     {Py_tp_methods, pipe_writer_methods},
     {Py_tp_getset, pipe_writer_getsets},
     {Py_tp_members, pipe_members},
-    {Py_tp_repr, pipe_writer_repr},
+    {Py_tp_repr, LOCKED(pipe_writer_repr)},
     {Py_tp_traverse, stream_traverse},
     {Py_tp_clear, stream_clear},
     {Py_tp_finalize, stream_finalize},

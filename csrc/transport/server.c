@@ -63,7 +63,7 @@ static int
 listener_start_plain(ListenerObject *self, int fd, const struct sockaddr_storage *peer,
                      PyObject *context)
 {
-    PyObject *protocol = PyObject_CallNoArgs(self->args[ARG_FACTORY]);
+    PyObject *protocol = call_no_args(self->args[ARG_FACTORY]);
     if (protocol == NULL) {
         (void)close(fd);
         return listener_report(self, NULL);
@@ -321,7 +321,7 @@ listener_start_serving(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     self->loop = (LoopObject *)Py_NewRef((PyObject *)loop);
-    loop->state->live_servers++;
+    RACY_ADD(loop->state->live_servers, 1);
     self->serving = true;
     int rc = listener_setup(self, given);
     if (rc == 0) {
@@ -386,14 +386,18 @@ listener_dealloc(PyObject *op)
     LoopObject *loop = ((ListenerObject *)op)->loop;
     PyObject_GC_UnTrack(op);
     (void)listener_clear(op);
-    loop->state->live_servers--;
+    RACY_ADD(loop->state->live_servers, -1);
     tp->tp_free(op);
     Py_DECREF(tp);
     Py_DECREF(loop);
 }
 
+#define LOCK_OF(op) (&((ListenerObject *)(op))->loop->lock)
+
+LOCKED_NOARGS(listener_resume)
+
 static PyMethodDef listener_methods[] = {
-    {"_resume", listener_resume, METH_NOARGS, NULL},
+    {"_resume", LOCKED(listener_resume), METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -244,17 +244,48 @@ socket_get_empty_waiter(PyObject *op, void *Py_UNUSED(closure))
     return Py_NewRef(waiter != NULL ? waiter : Py_None);
 }
 
+#define LOCK_OF(op) (&((StreamObject *)(op))->loop->lock)
+
+LOCKED_O(stream_write)
+LOCKED_O(stream_writelines)
+LOCKED_NOARGS(socket_write_eof)
+LOCKED_NOARGS(stream_close_method)
+LOCKED_NOARGS(stream_abort)
+LOCKED_NOARGS(stream_is_closing)
+LOCKED_NOARGS(stream_is_reading)
+LOCKED_NOARGS(stream_pause_reading)
+LOCKED_NOARGS(stream_resume_reading)
+LOCKED_O(stream_set_protocol)
+LOCKED_NOARGS(stream_get_protocol)
+LOCKED_NOARGS(stream_get_write_buffer_size)
+LOCKED_NOARGS(stream_get_write_buffer_limits)
+LOCKED_KEYWORDS(stream_set_write_buffer_limits)
+LOCKED_KEYWORDS(stream_get_extra_info)
+LOCKED_NOARGS(stream_make_empty_waiter)
+LOCKED_NOARGS(stream_reset_empty_waiter)
+LOCKED_O(stream_start_method)
+LOCKED_O(stream_lost_method)
+LOCKED_O(socket_force_close)
+LOCKED_GETTER(stream_get_loop)
+LOCKED_GETTER(stream_get_sock)
+LOCKED_GETTER(stream_get_extra)
+LOCKED_GETTER(stream_get_protocol_attr)
+LOCKED_GETTER(socket_get_server)
+LOCKED_GETTER(socket_get_empty_waiter)
+LOCKED_GETTER(stream_get_closing)
+LOCKED_REPR(socket_repr)
+
 static PyGetSetDef socket_getsets[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
-    {"_loop", stream_get_loop, NULL, NULL, NULL},
-    {"_sock", stream_get_sock, NULL, NULL, NULL},
-    {"_empty_waiter", socket_get_empty_waiter, NULL, NULL, NULL},
+    {"_loop", LOCKED(stream_get_loop), NULL, NULL, NULL},
+    {"_sock", LOCKED(stream_get_sock), NULL, NULL, NULL},
+    {"_empty_waiter", LOCKED(socket_get_empty_waiter), NULL, NULL, NULL},
     {"_sock_fd", stream_get_fd, NULL, NULL, NULL},
-    {"_extra", stream_get_extra, NULL, NULL, NULL},
-    {"_protocol", stream_get_protocol_attr, NULL, NULL, NULL},
-    {"_server", socket_get_server, NULL, NULL, NULL},
+    {"_extra", LOCKED(stream_get_extra), NULL, NULL, NULL},
+    {"_protocol", LOCKED(stream_get_protocol_attr), NULL, NULL, NULL},
+    {"_server", LOCKED(socket_get_server), NULL, NULL, NULL},
     {"_conn_lost", stream_get_conn_lost, NULL, NULL, NULL},
-    {"_closing", stream_get_closing, NULL, NULL, NULL},
+    {"_closing", LOCKED(stream_get_closing), NULL, NULL, NULL},
     {"_paused", stream_get_flag, NULL, NULL, (void *)offsetof(StreamObject, paused)},
     {"_eof", stream_get_flag, NULL, NULL, (void *)offsetof(StreamObject, write_eof)},
     {"_protocol_paused", stream_get_flag, NULL, NULL,
@@ -272,55 +303,56 @@ static PyMemberDef socket_members[] = {
 #define FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
 
 static PyMethodDef socket_methods[] = {
-    {"write", stream_write, METH_O,
+    {"write", LOCKED(stream_write), METH_O,
      "write($self, data, /)\n--\n\n"
      "Send bytes, at once as far as the kernel takes them; queue the rest.\n\n"
      "Raises TypeError for data that is not bytes-like, RuntimeError after "
      "write_eof()."},
-    {"writelines", stream_writelines, METH_O,
+    {"writelines", LOCKED(stream_writelines), METH_O,
      "writelines($self, list_of_data, /)\n--\n\n"
      "Send an iterable of bytes-like objects, as one write."},
-    {"write_eof", socket_write_eof, METH_NOARGS,
+    {"write_eof", LOCKED(socket_write_eof), METH_NOARGS,
      "write_eof($self, /)\n--\n\n"
      "Close the write end once the queue is sent; reading goes on."},
     {"can_write_eof", stream_can_write_eof, METH_NOARGS,
      "can_write_eof($self, /)\n--\n\nReturn True: sockets can."},
-    {"close", stream_close_method, METH_NOARGS,
+    {"close", LOCKED(stream_close_method), METH_NOARGS,
      "close($self, /)\n--\n\n"
      "Stop reading, send what is queued, then call connection_lost(None)."},
-    {"abort", stream_abort, METH_NOARGS,
+    {"abort", LOCKED(stream_abort), METH_NOARGS,
      "abort($self, /)\n--\n\n"
      "Close at once; what is queued is lost. connection_lost(None) is called."},
-    {"is_closing", stream_is_closing, METH_NOARGS,
+    {"is_closing", LOCKED(stream_is_closing), METH_NOARGS,
      "is_closing($self, /)\n--\n\nReturn True if the transport is closing or closed."},
-    {"is_reading", stream_is_reading, METH_NOARGS,
+    {"is_reading", LOCKED(stream_is_reading), METH_NOARGS,
      "is_reading($self, /)\n--\n\nReturn True if the transport receives data."},
-    {"pause_reading", stream_pause_reading, METH_NOARGS,
+    {"pause_reading", LOCKED(stream_pause_reading), METH_NOARGS,
      "pause_reading($self, /)\n--\n\nCall no data_received() until resume_reading()."},
-    {"resume_reading", stream_resume_reading, METH_NOARGS,
+    {"resume_reading", LOCKED(stream_resume_reading), METH_NOARGS,
      "resume_reading($self, /)\n--\n\nGo on receiving after pause_reading()."},
-    {"set_protocol", stream_set_protocol, METH_O,
+    {"set_protocol", LOCKED(stream_set_protocol), METH_O,
      "set_protocol($self, protocol, /)\n--\n\nUse another protocol from now on."},
-    {"get_protocol", stream_get_protocol, METH_NOARGS,
+    {"get_protocol", LOCKED(stream_get_protocol), METH_NOARGS,
      "get_protocol($self, /)\n--\n\nReturn the protocol, None when closed."},
-    {"get_write_buffer_size", stream_get_write_buffer_size, METH_NOARGS,
+    {"get_write_buffer_size", LOCKED(stream_get_write_buffer_size), METH_NOARGS,
      "get_write_buffer_size($self, /)\n--\n\nReturn how many bytes are queued."},
-    {"get_write_buffer_limits", stream_get_write_buffer_limits, METH_NOARGS,
+    {"get_write_buffer_limits", LOCKED(stream_get_write_buffer_limits), METH_NOARGS,
      "get_write_buffer_limits($self, /)\n--\n\nReturn the water marks (low, high), "
      "bytes."},
-    {"set_write_buffer_limits", FASTCALL(stream_set_write_buffer_limits),
+    {"set_write_buffer_limits", FASTCALL(LOCKED(stream_set_write_buffer_limits)),
      METH_FASTCALL | METH_KEYWORDS,
      "set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
      "Set the water marks, in bytes, at which the protocol's pause_writing() and\n"
      "resume_writing() are called. Raises ValueError unless high >= low >= 0."},
-    {"get_extra_info", FASTCALL(stream_get_extra_info), METH_FASTCALL | METH_KEYWORDS,
+    {"get_extra_info", FASTCALL(LOCKED(stream_get_extra_info)),
+     METH_FASTCALL | METH_KEYWORDS,
      "get_extra_info($self, name, default=None)\n--\n\n"
      "Return 'socket', 'sockname' or 'peername', or default for an unknown name."},
-    {"_make_empty_waiter", stream_make_empty_waiter, METH_NOARGS, NULL},
-    {"_reset_empty_waiter", stream_reset_empty_waiter, METH_NOARGS, NULL},
-    {"_start", stream_start_method, METH_O, NULL},
-    {"_call_connection_lost", stream_lost_method, METH_O, NULL},
-    {"_force_close", socket_force_close, METH_O, NULL},
+    {"_make_empty_waiter", LOCKED(stream_make_empty_waiter), METH_NOARGS, NULL},
+    {"_reset_empty_waiter", LOCKED(stream_reset_empty_waiter), METH_NOARGS, NULL},
+    {"_start", LOCKED(stream_start_method), METH_O, NULL},
+    {"_call_connection_lost", LOCKED(stream_lost_method), METH_O, NULL},
+    {"_force_close", LOCKED(socket_force_close), METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -330,7 +362,7 @@ static PyType_Slot socket_slots[] = {
     {Py_tp_methods, socket_methods},
     {Py_tp_getset, socket_getsets},
     {Py_tp_members, socket_members},
-    {Py_tp_repr, socket_repr},
+    {Py_tp_repr, LOCKED(socket_repr)},
     {Py_tp_traverse, stream_traverse},
     {Py_tp_clear, stream_clear},
     {Py_tp_finalize, stream_finalize},

@@ -63,7 +63,7 @@ stream_alloc(LoopObject *loop, PyTypeObject *type, const StreamOps *ops,
         return NULL;
     }
     self->loop = (LoopObject *)Py_NewRef((PyObject *)loop);
-    loop->state->live_transports++;
+    RACY_ADD(loop->state->live_transports, 1);
     self->ops = ops;
     self->fd = -1;
     self->phase = STREAM_OPENING;
@@ -236,6 +236,11 @@ stream_dispose(StreamObject *self)
 static void
 stream_dispose_quietly(StreamObject *self)
 {
+    if (self->loop == NULL) {
+        return; /* it could not be made */
+    }
+    LockHold hold; /* the collector's thread may be another */
+    lock_enter(&self->loop->lock, &hold);
     PyObject *raised = PyErr_GetRaisedException();
     if (stream_dispose(self) < 0) {
         PyErr_WriteUnraisable(self->sock);
@@ -243,6 +248,7 @@ stream_dispose_quietly(StreamObject *self)
     if (raised != NULL) {
         PyErr_SetRaisedException(raised);
     }
+    lock_exit(&hold);
 }
 
 int
@@ -644,7 +650,7 @@ stream_dealloc(PyObject *op)
     (void)stream_clear(op);
     LoopObject *loop = self->loop;
     if (loop != NULL) {
-        loop->state->live_transports--;
+        RACY_ADD(loop->state->live_transports, -1);
     }
     tp->tp_free(op);
     Py_DECREF(tp);

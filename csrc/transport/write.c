@@ -471,23 +471,23 @@ stream_write(PyObject *op, PyObject *data)
 static PyObject *
 writelines_collect(PyObject *list, size_t *total)
 {
-    PyObject *items = PySequence_Fast(list, "writelines() argument must be iterable");
+    PyObject *items =
+        PYLOOP_SEQUENCE_ITEMS(list, "writelines() argument must be iterable");
     PyObject *lines = items != NULL ? PyList_New(0) : NULL;
     *total = 0;
     for (Py_ssize_t i = 0; lines != NULL && i < PySequence_Fast_GET_SIZE(items); i++) {
-        PyObject *line = PySequence_Fast_GET_ITEM(items, i);
-        if (PyBytes_CheckExact(line)) {
-            Py_INCREF(line);
-        }
-        else if (PyObject_CheckBuffer(line)) {
-            line = PyBytes_FromObject(line);
+        PyObject *line = Py_NewRef(PySequence_Fast_GET_ITEM(items, i));
+        if (PyObject_CheckBuffer(line)) {
+            if (!PyBytes_CheckExact(line)) {
+                Py_SETREF(line, PyBytes_FromObject(line)); /* may run Python */
+            }
         }
         else {
             PyErr_Format(PyExc_TypeError,
                          "writelines() item %zd: a bytes-like object is required, "
                          "not '%s'",
                          i, Py_TYPE(line)->tp_name);
-            line = NULL;
+            Py_CLEAR(line);
         }
         if (line == NULL ||
             (PyBytes_GET_SIZE(line) > 0 && PyList_Append(lines, line) < 0)) {
