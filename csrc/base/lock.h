@@ -48,7 +48,7 @@ void lock_take_back(LockHold *held);
 #define LOCKED(function) function##_locked
 
 #define LOCKED_WRAPPER(function, type, parameters, arguments)                          \
-    static type function##_locked parameters                                           \
+    static type(function##_locked) parameters                                          \
     {                                                                                  \
         LockHold hold;                                                                 \
         lock_enter(LOCK_OF(op), &hold);                                                \

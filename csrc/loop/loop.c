@@ -21,7 +21,7 @@
 int
 loop_check_closed(LoopObject *self)
 {
-    if (!self->closed && self->phase == LOOP_OPEN) {
+    if (!RACY_LOAD(self->closed) && RACY_LOAD(self->phase) == LOOP_OPEN) {
         return 0;
     }
     PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
@@ -215,8 +215,8 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
 static void
 loop_drop_work(LoopObject *self)
 {
-    self->closed = true;
-    self->phase = LOOP_CLOSED;
+    RACY_STORE(self->closed, true);
+    RACY_STORE(self->phase, LOOP_CLOSED);
     Ring ready = self->ready;
     self->ready = (Ring){0};
     loop_drop_words(&ready);
@@ -352,26 +352,26 @@ loop_time(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
 static PyObject *
 loop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    ((LoopObject *)op)->stopping = true;
+    RACY_STORE(((LoopObject *)op)->stopping, true);
     Py_RETURN_NONE;
 }
 
 static PyObject *
 loop_is_running(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(((LoopObject *)op)->thread_id != NULL);
+    return PyBool_FromLong(RACY_LOAD(((LoopObject *)op)->thread_id) != NULL);
 }
 
 static PyObject *
 loop_is_closed(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(((LoopObject *)op)->closed);
+    return PyBool_FromLong(RACY_LOAD(((LoopObject *)op)->closed));
 }
 
 static PyObject *
 loop_get_debug(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(((LoopObject *)op)->debug);
+    return PyBool_FromLong(RACY_LOAD(((LoopObject *)op)->debug));
 }
 
 static PyObject *
@@ -434,7 +434,8 @@ loop_poller_name(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 loop_get_flag(PyObject *op, void *closure)
 {
-    return PyBool_FromLong(*(bool *)((char *)op + (size_t)(uintptr_t)closure));
+    bool *flag = (bool *)((char *)op + (size_t)(uintptr_t)closure);
+    return PyBool_FromLong(RACY_LOAD(*flag));
 }
 
 static int
@@ -444,7 +445,8 @@ loop_set_flag(PyObject *op, PyObject *value, void *closure)
     if (truth < 0) {
         return -1;
     }
-    *(bool *)((char *)op + (size_t)(uintptr_t)closure) = truth != 0;
+    bool *flag = (bool *)((char *)op + (size_t)(uintptr_t)closure);
+    RACY_STORE(*flag, truth != 0);
     return 0;
 }
 
@@ -466,7 +468,7 @@ loop_set_optional(PyObject *op, PyObject *value, void *closure)
     PyObject **place = (PyObject **)((char *)op + (size_t)(uintptr_t)closure);
     lock_enter(&((LoopObject *)op)->lock, &hold);
     PyObject *old = *place;
-    *place = value == NULL || value == Py_None ? NULL : Py_NewRef(value);
+    RACY_STORE(*place, value == NULL || value == Py_None ? NULL : Py_NewRef(value));
     lock_exit(&hold);
     Py_XDECREF(old);
     return 0;

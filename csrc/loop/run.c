@@ -100,8 +100,8 @@ run_idle_seconds(LoopObject *self, double *seconds)
 static inline bool
 run_poll_due(LoopObject *self)
 {
-    return self->poll_due || self->stopping || self->debug || self->poll_every_tick ||
-           self->since_poll >= POLL_CALLBACKS ||
+    return self->poll_due || RACY_LOAD(self->stopping) || self->debug ||
+           self->poll_every_tick || self->since_poll >= POLL_CALLBACKS ||
            run_ticks() - self->last_poll_ticks >= POLL_TICKS;
 }
 
@@ -126,8 +126,8 @@ static int
 run_poll(LoopObject *self)
 {
     double seconds = 0;
-    bool idle =
-        self->ready.count == 0 && !self->stopping && !RACY_LOAD(self->inbox_waiting);
+    bool idle = self->ready.count == 0 && !RACY_LOAD(self->stopping) &&
+                !RACY_LOAD(self->inbox_waiting);
     if (idle && run_idle_seconds(self, &seconds) < 0) {
         return -1;
     }
@@ -284,7 +284,7 @@ loop_run(LoopObject *self)
     self->depth++;
     do {
         rc = run_iteration(self);
-    } while (rc == 0 && !self->stopping);
+    } while (rc == 0 && !RACY_LOAD(self->stopping));
     self->depth--;
     return rc;
 }
