@@ -429,11 +429,11 @@ handle_wait_for_run(HandleObject *self)
     }
     while (self->running > 0 && self->loop->thread_ident != 0) {
         LockHold *held = lock_give_up();
-        Py_BEGIN_ALLOW_THREADS(void)
-            usleep(200); /* cut short by a signal: looked at below */
-        Py_END_ALLOW_THREADS lock_take_back(held);
-        if (PyErr_CheckSignals() < 0)
-        {
+        PyThreadState *thread = PyEval_SaveThread();
+        (void)usleep(200); /* cut short by a signal: looked at below */
+        PyEval_RestoreThread(thread);
+        lock_take_back(held);
+        if (PyErr_CheckSignals() < 0) {
             return -1;
         }
     }
