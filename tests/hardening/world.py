@@ -242,7 +242,7 @@ class World:
             dog.cancel()
         for transport in [p.transport for p in self.protocols]:
             if transport is not None:
-                transport.abort()
+                getattr(transport, "abort", transport.close)()  # readers of pipes
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()

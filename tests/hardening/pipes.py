@@ -1,0 +1,136 @@
+"""The scenarios of pipe transports; see scenarios.py."""
+
+import contextlib
+import os
+
+from scenarios import scenario
+from streams import until
+from world import Recorder, World
+
+
+def ends(w: World):
+    """Both ends of a pipe, unbuffered and non-blocking: the read one, the write one."""
+    files = []
+    for fd, mode in zip(os.pipe(), ("rb", "wb"), strict=True):
+        os.set_blocking(fd, False)
+        files.append(w.close_later(os.fdopen(fd, mode, 0)))
+    return files
+
+
+def reader(w: World, pipe):
+    protocol = Recorder(w)
+    w.run(w.loop.connect_read_pipe(lambda: protocol, pipe))
+    return protocol
+
+
+def writer(w: World, pipe):
+    protocol = Recorder(w)
+    w.run(w.loop.connect_write_pipe(lambda: protocol, pipe))
+    return protocol
+
+
+def drain(pipe):
+    """What a non-blocking pipe has."""
+    data = bytearray()
+    while part := pipe.read(1 << 20):
+        data += part
+    return bytes(data)
+
+
+@scenario
+def pipe_read(w: World):
+    near, far = ends(w)
+    with w.armed():
+        protocol = reader(w, near)
+        far.write(b"abc")
+        w.run(until(lambda: protocol.data or protocol.lost))
+        far.close()
+        w.run(until(lambda: protocol.lost))
+    assert protocol.data == b"abc" and protocol.eof == 1 and protocol.error is None
+
+
+@scenario
+def pipe_write(w: World):
+    far, near = ends(w)
+    with w.armed():
+        protocol = writer(w, near)
+        protocol.transport.write(b"abc")
+        protocol.transport.writelines([b"d", bytearray(b"e"), memoryview(b"f")])
+        protocol.transport.close()
+        w.run(until(lambda: protocol.lost))
+    assert drain(far) == b"abcdef" and protocol.error is None
+
+
+@scenario
+def pipe_write_queued(w: World):
+    far, near = ends(w)
+    protocol = writer(w, near)
+    transport = protocol.transport
+    got = []
+    with w.armed():
+        for _ in range(20):
+            transport.write(b"x" * 10_000)
+            transport.write(bytearray(100))
+        transport.write_eof()
+        while not protocol.lost:
+            with contextlib.suppress(BlockingIOError):
+                got.append(len(far.read(1 << 20) or b""))
+            w.run(until(lambda: True))
+            w.check_gave_up()
+    assert sum(got) + len(drain(far)) == 20 * 10_100
+
+
+@scenario
+def pipe_reader_gone(w: World):
+    far, near = ends(w)
+    protocol = writer(w, near)
+    with w.armed():
+        protocol.transport.write(b"x" * 100_000)
+        far.close()
+        w.run(until(lambda: protocol.lost))
+    assert isinstance(protocol.error, BrokenPipeError)
+
+
+@scenario
+def pipe_pause(w: World):
+    near, far = ends(w)
+    protocol = reader(w, near)
+    transport = protocol.transport
+    with w.armed():
+        transport.pause_reading()
+        far.write(b"abc")
+        w.run(until(lambda: True))
+        transport.resume_reading()
+        w.run(until(lambda: protocol.data or protocol.lost))
+        transport.close()
+        w.run(until(lambda: protocol.lost))
+    assert protocol.data == b"abc"
+
+
+@scenario
+def pipe_extras(w: World):
+    near, far = ends(w)
+    with w.armed():
+        protocol = reader(w, near)
+        transport = protocol.transport
+        transport.note = repr(transport)
+        assert transport.get_extra_info("pipe") is near
+        transport.set_protocol(transport.get_protocol())
+        transport.close()
+        w.run(until(lambda: protocol.lost))
+        repr(transport)
+
+
+@scenario
+def pipe_refused(w: World):
+    near, _ = ends(w)
+    with w.armed():
+        with contextlib.suppress(ValueError):
+            w.run(
+                w.loop.connect_read_pipe(lambda: Recorder(w), open(__file__, "rb", 0))
+            )
+            raise AssertionError("a regular file was taken")
+        with contextlib.suppress(AttributeError):
+            w.run(w.loop.connect_read_pipe(object, near))
+            raise AssertionError("what is no protocol was taken")
+    assert not near.closed
