@@ -643,7 +643,7 @@ def names(w: World):
 def names_of(patterns):
     """The scenarios whose names contain one of the patterns; all without any."""
     import datagrams  # noqa: F401
-    import pipes  # noqa: F401
+    import pipe_transports  # noqa: F401
     import streams  # noqa: F401  (adds its own)
 
     chosen = [
