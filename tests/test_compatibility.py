@@ -193,22 +193,6 @@ async def test_repr_names(loop):
 
 
 @on_loop
-async def test_arguments_by_position_only(loop):
-    async with connected() as (transport, protocol, peer):
-        for call, names in [
-            (loop.add_reader, {"fd": 0, "callback": print}),
-            (loop.add_writer, {"fd": 0, "callback": print}),
-            (loop.remove_reader, {"fd": 0}),
-            (loop.remove_writer, {"fd": 0}),
-            (transport.write, {"data": b""}),
-            (transport.writelines, {"list_of_data": []}),
-            (transport.set_protocol, {"protocol": protocol}),
-        ]:
-            with pytest.raises(TypeError):
-                call(**names)
-
-
-@on_loop
 async def test_there_is_no_selector(loop):
     async with connected() as (transport, _, _):
         assert not hasattr(loop, "_selector")

@@ -1,23 +1,18 @@
-"""The published types: the signatures at run time, mypy on programs, stubtest.
+"""The published types: mypy on programs, stubtest.
 
 mypy judges every version of Python that is supported from any of them; stubtest
 compares the stub with the extension of the version that runs.
 """
 
-import asyncio
 import importlib.util
-import inspect
 import os
 import re
 import subprocess
 import sys
-from asyncio import selector_events, unix_events
 
 import pytest
 
 pyloop = pytest.importorskip("pyloop", reason="the extension is not built")
-
-from pyloop import _core  # noqa: E402
 
 TREE = os.path.dirname(os.path.dirname(os.path.abspath(pyloop.__file__)))
 VERSIONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
@@ -211,65 +206,3 @@ def test_programs_and_the_package_are_typed(version, tmp_path, mypy_cache):
 def test_the_stub_is_what_the_extension_has(tmp_path):
     output, status = run_module("mypy.stubtest", "pyloop", cwd=tmp_path)
     assert status == 0, output
-
-
-# --- signatures at run time ---------------------------------------------------------
-
-OURS_AND_ASYNCIOS = [
-    (_core.Loop, asyncio.SelectorEventLoop),
-    (_core.Handle, asyncio.Handle),
-    (_core.TimerHandle, asyncio.TimerHandle),
-    (_core.SocketTransport, selector_events._SelectorSocketTransport),
-    (_core.DatagramTransport, selector_events._SelectorDatagramTransport),
-    (_core.ReadPipeTransport, unix_events._UnixReadPipeTransport),
-    (_core.WritePipeTransport, unix_events._UnixWritePipeTransport),
-    (_core.SockOp, None),
-    (_core.NameQuery, None),
-]
-
-# Their arguments have no names, for each is called once per write or per watch.
-POSITIONAL_ONLY = {
-    "add_reader",
-    "add_writer",
-    "remove_reader",
-    "remove_writer",
-    "set_protocol",
-    "write",
-    "writelines",
-}
-
-
-def public_methods():
-    """Each method of OURS_AND_ASYNCIOS, with asyncio's of that name or None."""
-    for ours, theirs in OURS_AND_ASYNCIOS:
-        for name, method in vars(ours).items():
-            if callable(method) and not name.startswith("_"):
-                yield pytest.param(
-                    method, getattr(theirs, name, None), id=f"{ours.__name__}.{name}"
-                )
-
-
-def parameters(method):
-    """The parameters behind self: name, kind and default of each."""
-    found = [*inspect.signature(method).parameters.values()][1:]
-    return [(parameter.name, parameter.kind, parameter.default) for parameter in found]
-
-
-@pytest.mark.parametrize(("ours", "asyncios"), [*public_methods()])
-def test_signatures_are_asyncios(ours, asyncios):
-    assert ours.__doc__
-    found = parameters(ours)
-    name = ours.__name__
-    if name == "create_task":  # what a version of asyncio takes, it takes
-        assert [parameter[0] for parameter in found] == ["coro", "kwargs"]
-    elif name in POSITIONAL_ONLY:
-        kinds = {kind for _, kind, _ in found}
-        assert kinds <= {
-            inspect.Parameter.POSITIONAL_ONLY,
-            inspect.Parameter.VAR_POSITIONAL,
-        }
-        assert [known[0] for known in found] == [
-            known[0] for known in parameters(asyncios)
-        ]
-    elif asyncios is not None:
-        assert found == parameters(asyncios)

@@ -56,6 +56,16 @@ args_parse(const ArgsSpec *spec, PyObject *const *args, Py_ssize_t nargs,
     return 0;
 }
 
+PyObject *
+args_one_general(const char *function, const char *name, PyObject *const *args,
+                 Py_ssize_t nargs, PyObject *kwnames)
+{
+    const char *const names[] = {name};
+    const ArgsSpec spec = {function, names, 1, 1, 1};
+    PyObject *given[1];
+    return args_parse(&spec, args, nargs, kwnames, given) == 0 ? given[0] : NULL;
+}
+
 /* The keywords of a scheduling call: context, and leading arguments not yet given. */
 static int
 args_parse_call_keywords(const ArgsCallSpec *spec, PyObject *const *values,

@@ -21,6 +21,19 @@ typedef struct {
 int args_parse(const ArgsSpec *spec, PyObject *const *args, Py_ssize_t nargs,
                PyObject *kwnames, PyObject **out);
 
+PyObject *args_one_general(const char *function, const char *name,
+                           PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+
+/* The argument of a function that has one. Borrowed, or NULL with TypeError. */
+static inline PyObject *
+args_one(const char *function, const char *name, PyObject *const *args,
+         Py_ssize_t nargs, PyObject *kwnames)
+{
+    return nargs == 1 && kwnames == NULL
+               ? args[0]
+               : args_one_general(function, name, args, nargs, kwnames);
+}
+
 /* A call of a scheduling method: its leading arguments, then the callback's own. */
 typedef struct {
     const char *function;

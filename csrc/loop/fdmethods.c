@@ -53,27 +53,48 @@ fd_drop_replaced(LoopObject *self, PyObject *owner)
     Py_XDECREF(owner);
 }
 
-/* New reference to the handle. */
+static bool
+fd_has_context(PyObject *kwnames)
+{
+    for (Py_ssize_t i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++) {
+        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, i), "context") ==
+            0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* For the public methods check_transport is true, and context= is not theirs. New
+ * reference to the handle. */
 static PyObject *
 fd_add(LoopObject *self, unsigned int direction, const char *function,
-       PyObject *const *args, Py_ssize_t nargs, bool check_transport)
+       PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, bool check_transport)
 {
+    static const char *const names[] = {"fd", "callback"};
+    const ArgsCallSpec spec = {function, names, 2};
+    ArgsCall call;
     PyObject *replaced;
-    if (nargs < 2) {
+    if (check_transport && fd_has_context(kwnames)) {
         PyErr_Format(PyExc_TypeError,
-                     "%s() missing required arguments: 'fd' and 'callback'", function);
+                     "%s() got an unexpected keyword argument 'context'", function);
         return NULL;
     }
-    int fd = args_descriptor(self->state->str_fileno, args[0]);
-    if (fd < 0 || (check_transport && fd_check_no_transport(self, fd, args[0]) < 0) ||
+    if (args_parse_call_general(&spec, args, nargs, kwnames, &call) < 0) {
+        return NULL;
+    }
+    PyObject *fileobj = call.leading[0];
+    int fd = args_descriptor(self->state->str_fileno, fileobj);
+    if (fd < 0 || (check_transport && fd_check_no_transport(self, fd, fileobj) < 0) ||
         loop_check_closed(self) < 0) {
         return NULL;
     }
-    HandleObject *handle = handle_new(self, args[1], args + 2, nargs - 2, NULL);
+    HandleObject *handle =
+        handle_new(self, call.leading[1], call.rest, call.nrest, call.context);
     if (handle == NULL) {
         return NULL;
     }
-    PyObject *identity = PyLong_Check(args[0]) ? NULL : args[0];
+    PyObject *identity = PyLong_Check(fileobj) ? NULL : fileobj;
     if (fds_watch(self, fd, direction, on_handle_ready, (PyObject *)handle, identity,
                   &replaced) < 0) {
         Py_DECREF(handle);
@@ -126,10 +147,10 @@ fd_remove(LoopObject *self, unsigned int direction, PyObject *fileobj,
 }
 
 PyObject *
-fd_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+fd_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     PyObject *handle =
-        fd_add((LoopObject *)op, FD_READ, "add_reader", args, nargs, true);
+        fd_add((LoopObject *)op, FD_READ, "add_reader", args, nargs, kwnames, true);
     if (handle == NULL) {
         return NULL;
     }
@@ -138,10 +159,10 @@ fd_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 }
 
 PyObject *
-fd_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+fd_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     PyObject *handle =
-        fd_add((LoopObject *)op, FD_WRITE, "add_writer", args, nargs, true);
+        fd_add((LoopObject *)op, FD_WRITE, "add_writer", args, nargs, kwnames, true);
     if (handle == NULL) {
         return NULL;
     }
@@ -150,26 +171,40 @@ fd_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 }
 
 PyObject *
-fd_private_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+fd_private_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                      PyObject *kwnames)
 {
-    return fd_add((LoopObject *)op, FD_READ, "_add_reader", args, nargs, false);
+    return fd_add((LoopObject *)op, FD_READ, "_add_reader", args, nargs, kwnames,
+                  false);
 }
 
 PyObject *
-fd_private_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+fd_private_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                      PyObject *kwnames)
 {
-    return fd_add((LoopObject *)op, FD_WRITE, "_add_writer", args, nargs, false);
+    return fd_add((LoopObject *)op, FD_WRITE, "_add_writer", args, nargs, kwnames,
+                  false);
 }
 
 PyObject *
-fd_remove_reader(PyObject *op, PyObject *fileobj)
+fd_remove_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
 {
+    PyObject *fileobj = args_one("remove_reader", "fd", args, nargs, kwnames);
+    if (fileobj == NULL) {
+        return NULL;
+    }
     return fd_remove((LoopObject *)op, FD_READ, fileobj, true);
 }
 
 PyObject *
-fd_remove_writer(PyObject *op, PyObject *fileobj)
+fd_remove_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
 {
+    PyObject *fileobj = args_one("remove_writer", "fd", args, nargs, kwnames);
+    if (fileobj == NULL) {
+        return NULL;
+    }
     return fd_remove((LoopObject *)op, FD_WRITE, fileobj, true);
 }
 

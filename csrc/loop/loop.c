@@ -549,12 +549,12 @@ loop_set_snapshot(PyObject *Py_UNUSED(op), PyObject *value, void *Py_UNUSED(clos
 LOCKED_KEYWORDS(handle_call_soon)
 LOCKED_KEYWORDS(timers_call_later)
 LOCKED_KEYWORDS(timers_call_at)
-LOCKED_FASTCALL(fd_add_reader)
-LOCKED_FASTCALL(fd_add_writer)
-LOCKED_O(fd_remove_reader)
-LOCKED_O(fd_remove_writer)
-LOCKED_FASTCALL(fd_private_add_reader)
-LOCKED_FASTCALL(fd_private_add_writer)
+LOCKED_KEYWORDS(fd_add_reader)
+LOCKED_KEYWORDS(fd_add_writer)
+LOCKED_KEYWORDS(fd_remove_reader)
+LOCKED_KEYWORDS(fd_remove_writer)
+LOCKED_KEYWORDS(fd_private_add_reader)
+LOCKED_KEYWORDS(fd_private_add_writer)
 LOCKED_O(fd_private_remove_reader)
 LOCKED_O(fd_private_remove_writer)
 LOCKED_O(fd_ensure_no_transport)
@@ -629,23 +629,23 @@ static PyMethodDef loop_methods[] = {
      "create_task($self, coro, **kwargs)\n--\n\n"
      "Schedule a coroutine; return its asyncio.Task.\n\n"
      "Keyword arguments are those of this Python's asyncio (name, context, ...)."},
-    {"add_reader", FASTCALL(LOCKED(fd_add_reader)), METH_FASTCALL,
-     "add_reader($self, fd, callback, /, *args)\n--\n\n"
+    {"add_reader", FASTCALL(LOCKED(fd_add_reader)), KEYWORDS,
+     "add_reader($self, fd, callback, *args)\n--\n\n"
      "Call callback(*args) whenever fd, a descriptor or an object with fileno(), is\n"
      "readable. Raises ValueError for an invalid descriptor, RuntimeError for one "
      "that\n"
      "a transport uses, OSError for one that cannot be watched. As asyncio's."},
-    {"add_writer", FASTCALL(LOCKED(fd_add_writer)), METH_FASTCALL,
-     "add_writer($self, fd, callback, /, *args)\n--\n\n"
+    {"add_writer", FASTCALL(LOCKED(fd_add_writer)), KEYWORDS,
+     "add_writer($self, fd, callback, *args)\n--\n\n"
      "Like add_reader(), whenever fd is writable. As asyncio's loop.add_writer()."},
-    {"remove_reader", LOCKED(fd_remove_reader), METH_O,
-     "remove_reader($self, fd, /)\n--\n\n"
+    {"remove_reader", FASTCALL(LOCKED(fd_remove_reader)), KEYWORDS,
+     "remove_reader($self, fd)\n--\n\n"
      "Stop watching fd for reading; return True if it was watched."},
-    {"remove_writer", LOCKED(fd_remove_writer), METH_O,
-     "remove_writer($self, fd, /)\n--\n\n"
+    {"remove_writer", FASTCALL(LOCKED(fd_remove_writer)), KEYWORDS,
+     "remove_writer($self, fd)\n--\n\n"
      "Stop watching fd for writing; return True if it was watched."},
-    {"_add_reader", FASTCALL(LOCKED(fd_private_add_reader)), METH_FASTCALL, NULL},
-    {"_add_writer", FASTCALL(LOCKED(fd_private_add_writer)), METH_FASTCALL, NULL},
+    {"_add_reader", FASTCALL(LOCKED(fd_private_add_reader)), KEYWORDS, NULL},
+    {"_add_writer", FASTCALL(LOCKED(fd_private_add_writer)), KEYWORDS, NULL},
     {"_remove_reader", LOCKED(fd_private_remove_reader), METH_O, NULL},
     {"_remove_writer", LOCKED(fd_private_remove_writer), METH_O, NULL},
     {"_ensure_fd_no_transport", LOCKED(fd_ensure_no_transport), METH_O, NULL},

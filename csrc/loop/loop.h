@@ -176,12 +176,18 @@ void threadsafe_wake(LoopObject *self);
 void threadsafe_drop_inbox(LoopObject *self);
 
 /* fdmethods.c: add_reader and its family */
-PyObject *fd_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs);
-PyObject *fd_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs);
-PyObject *fd_remove_reader(PyObject *op, PyObject *fileobj);
-PyObject *fd_remove_writer(PyObject *op, PyObject *fileobj);
-PyObject *fd_private_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs);
-PyObject *fd_private_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs);
+PyObject *fd_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                        PyObject *kwnames);
+PyObject *fd_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                        PyObject *kwnames);
+PyObject *fd_remove_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames);
+PyObject *fd_remove_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames);
+PyObject *fd_private_add_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames);
+PyObject *fd_private_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames);
 PyObject *fd_private_remove_reader(PyObject *op, PyObject *fileobj);
 PyObject *fd_private_remove_writer(PyObject *op, PyObject *fileobj);
 PyObject *fd_ensure_no_transport(PyObject *op, PyObject *fileobj);

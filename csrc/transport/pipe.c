@@ -346,7 +346,7 @@ static PyMemberDef pipe_members[] = {
 #define LOCK_OF(op) (&((StreamObject *)(op))->loop->lock)
 
 LOCKED_NOARGS(stream_is_closing)
-LOCKED_O(stream_set_protocol)
+LOCKED_KEYWORDS(stream_set_protocol)
 LOCKED_NOARGS(stream_get_protocol)
 LOCKED_KEYWORDS(stream_get_extra_info)
 LOCKED_O(stream_start_method)
@@ -355,7 +355,7 @@ LOCKED_NOARGS(stream_close_method)
 LOCKED_NOARGS(stream_is_reading)
 LOCKED_NOARGS(stream_pause_reading)
 LOCKED_NOARGS(stream_resume_reading)
-LOCKED_O(stream_write)
+LOCKED_KEYWORDS(stream_write)
 LOCKED_NOARGS(stream_abort)
 LOCKED_NOARGS(stream_get_write_buffer_size)
 LOCKED_NOARGS(stream_get_write_buffer_limits)
@@ -398,8 +398,9 @@ static PyGetSetDef pipe_writer_getsets[] = {
 static PyMethodDef pipe_reader_methods[] = {
     {"is_closing", LOCKED(stream_is_closing), METH_NOARGS,
      "is_closing($self, /)\n--\n\nReturn True if the transport is closing or closed."},
-    {"set_protocol", LOCKED(stream_set_protocol), METH_O,
-     "set_protocol($self, protocol, /)\n--\n\nUse another protocol from now on."},
+    {"set_protocol", FASTCALL(LOCKED(stream_set_protocol)),
+     METH_FASTCALL | METH_KEYWORDS,
+     "set_protocol($self, protocol)\n--\n\nUse another protocol from now on."},
     {"get_protocol", LOCKED(stream_get_protocol), METH_NOARGS,
      "get_protocol($self, /)\n--\n\nReturn the protocol, None when closed."},
     {"get_extra_info", FASTCALL(LOCKED(stream_get_extra_info)),
@@ -422,8 +423,9 @@ static PyMethodDef pipe_reader_methods[] = {
 static PyMethodDef pipe_writer_methods[] = {
     {"is_closing", LOCKED(stream_is_closing), METH_NOARGS,
      "is_closing($self, /)\n--\n\nReturn True if the transport is closing or closed."},
-    {"set_protocol", LOCKED(stream_set_protocol), METH_O,
-     "set_protocol($self, protocol, /)\n--\n\nUse another protocol from now on."},
+    {"set_protocol", FASTCALL(LOCKED(stream_set_protocol)),
+     METH_FASTCALL | METH_KEYWORDS,
+     "set_protocol($self, protocol)\n--\n\nUse another protocol from now on."},
     {"get_protocol", LOCKED(stream_get_protocol), METH_NOARGS,
      "get_protocol($self, /)\n--\n\nReturn the protocol, None when closed."},
     {"get_extra_info", FASTCALL(LOCKED(stream_get_extra_info)),
@@ -432,8 +434,8 @@ static PyMethodDef pipe_writer_methods[] = {
      "Return 'pipe', the pipe object, or default for an unknown name."},
     {"_start", LOCKED(stream_start_method), METH_O, NULL},
     {"_call_connection_lost", LOCKED(stream_lost_method), METH_O, NULL},
-    {"write", LOCKED(stream_write), METH_O,
-     "write($self, data, /)\n--\n\n"
+    {"write", FASTCALL(LOCKED(stream_write)), METH_FASTCALL | METH_KEYWORDS,
+     "write($self, data)\n--\n\n"
      "Write bytes, at once as far as the kernel takes them; queue the rest.\n\n"
      "Raises TypeError for data that is not bytes-like."},
     {"write_eof", LOCKED(stream_close_method), METH_NOARGS,

@@ -246,8 +246,8 @@ socket_get_empty_waiter(PyObject *op, void *Py_UNUSED(closure))
 
 #define LOCK_OF(op) (&((StreamObject *)(op))->loop->lock)
 
-LOCKED_O(stream_write)
-LOCKED_O(stream_writelines)
+LOCKED_KEYWORDS(stream_write)
+LOCKED_KEYWORDS(stream_writelines)
 LOCKED_NOARGS(socket_write_eof)
 LOCKED_NOARGS(stream_close_method)
 LOCKED_NOARGS(stream_abort)
@@ -255,7 +255,7 @@ LOCKED_NOARGS(stream_is_closing)
 LOCKED_NOARGS(stream_is_reading)
 LOCKED_NOARGS(stream_pause_reading)
 LOCKED_NOARGS(stream_resume_reading)
-LOCKED_O(stream_set_protocol)
+LOCKED_KEYWORDS(stream_set_protocol)
 LOCKED_NOARGS(stream_get_protocol)
 LOCKED_NOARGS(stream_get_write_buffer_size)
 LOCKED_NOARGS(stream_get_write_buffer_limits)
@@ -303,13 +303,13 @@ static PyMemberDef socket_members[] = {
 #define FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
 
 static PyMethodDef socket_methods[] = {
-    {"write", LOCKED(stream_write), METH_O,
-     "write($self, data, /)\n--\n\n"
+    {"write", FASTCALL(LOCKED(stream_write)), METH_FASTCALL | METH_KEYWORDS,
+     "write($self, data)\n--\n\n"
      "Send bytes, at once as far as the kernel takes them; queue the rest.\n\n"
      "Raises TypeError for data that is not bytes-like, RuntimeError after "
      "write_eof()."},
-    {"writelines", LOCKED(stream_writelines), METH_O,
-     "writelines($self, list_of_data, /)\n--\n\n"
+    {"writelines", FASTCALL(LOCKED(stream_writelines)), METH_FASTCALL | METH_KEYWORDS,
+     "writelines($self, list_of_data)\n--\n\n"
      "Send an iterable of bytes-like objects, as one write."},
     {"write_eof", LOCKED(socket_write_eof), METH_NOARGS,
      "write_eof($self, /)\n--\n\n"
@@ -330,8 +330,9 @@ static PyMethodDef socket_methods[] = {
      "pause_reading($self, /)\n--\n\nCall no data_received() until resume_reading()."},
     {"resume_reading", LOCKED(stream_resume_reading), METH_NOARGS,
      "resume_reading($self, /)\n--\n\nGo on receiving after pause_reading()."},
-    {"set_protocol", LOCKED(stream_set_protocol), METH_O,
-     "set_protocol($self, protocol, /)\n--\n\nUse another protocol from now on."},
+    {"set_protocol", FASTCALL(LOCKED(stream_set_protocol)),
+     METH_FASTCALL | METH_KEYWORDS,
+     "set_protocol($self, protocol)\n--\n\nUse another protocol from now on."},
     {"get_protocol", LOCKED(stream_get_protocol), METH_NOARGS,
      "get_protocol($self, /)\n--\n\nReturn the protocol, None when closed."},
     {"get_write_buffer_size", LOCKED(stream_get_write_buffer_size), METH_NOARGS,

@@ -463,8 +463,13 @@ stream_resume_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 PyObject *
-stream_set_protocol(PyObject *op, PyObject *protocol)
+stream_set_protocol(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                    PyObject *kwnames)
 {
+    PyObject *protocol = args_one("set_protocol", "protocol", args, nargs, kwnames);
+    if (protocol == NULL) {
+        return NULL;
+    }
     StreamObject *self = (StreamObject *)op;
     stream_release_held(self);
     if (self->phase != STREAM_CLOSED) {

@@ -158,7 +158,8 @@ PyObject *stream_is_closing(PyObject *op, PyObject *ignored);
 PyObject *stream_is_reading(PyObject *op, PyObject *ignored);
 PyObject *stream_pause_reading(PyObject *op, PyObject *ignored);
 PyObject *stream_resume_reading(PyObject *op, PyObject *ignored);
-PyObject *stream_set_protocol(PyObject *op, PyObject *protocol);
+PyObject *stream_set_protocol(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                              PyObject *kwnames);
 PyObject *stream_get_protocol(PyObject *op, PyObject *ignored);
 PyObject *stream_get_write_buffer_size(PyObject *op, PyObject *ignored);
 PyObject *stream_get_write_buffer_limits(PyObject *op, PyObject *ignored);
@@ -195,8 +196,10 @@ void stream_unwatch_reading(StreamObject *self);
 void stream_look_at_protocol(StreamObject *self); /* sets buffered */
 
 /* write.c */
-PyObject *stream_write(PyObject *op, PyObject *data);
-PyObject *stream_writelines(PyObject *op, PyObject *list);
+PyObject *stream_write(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames);
+PyObject *stream_writelines(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                            PyObject *kwnames);
 PyObject *stream_set_write_buffer_limits(PyObject *op, PyObject *const *args,
                                          Py_ssize_t nargs, PyObject *kwnames);
 int stream_maybe_pause_protocol(StreamObject *self);

@@ -451,8 +451,12 @@ stream_write_object(StreamObject *self, PyObject *data)
 }
 
 PyObject *
-stream_write(PyObject *op, PyObject *data)
+stream_write(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    PyObject *data = args_one("write", "data", args, nargs, kwnames);
+    if (data == NULL) {
+        return NULL;
+    }
     StreamObject *self = (StreamObject *)op;
     if (!PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
         const char *dot = strrchr(Py_TYPE(data)->tp_name, '.');
@@ -532,8 +536,13 @@ stream_write_lines(StreamObject *self, PyObject *lines, size_t total)
 }
 
 PyObject *
-stream_writelines(PyObject *op, PyObject *list)
+stream_writelines(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
 {
+    PyObject *list = args_one("writelines", "list_of_data", args, nargs, kwnames);
+    if (list == NULL) {
+        return NULL;
+    }
     StreamObject *self = (StreamObject *)op;
     size_t total;
     if (stream_check_writable(self, "writelines") < 0) {
