@@ -58,6 +58,11 @@ def certificates():
     return made
 
 
+def say(**what):
+    """Tell the driver, from a process that it started."""
+    print(json.dumps(what), flush=True)
+
+
 class Child:
     """A process that runs one scenario; it prints a line of JSON for each case."""
 

@@ -47,10 +47,9 @@ class FailingAllocations(Hooks):
     def __init__(self):
         library = ctypes.CDLL(None)
         library.failalloc_use_this_thread()
-        for low, high in shims.code_of(shims.is_pythons):
+        for low, high in shims.code_of_python():
             library.failalloc_add_range(ctypes.c_size_t(low), ctypes.c_size_t(high))
-        ranges = shims.code_of(lambda path: path == shims.core_path())
-        for low, high in ranges:
+        for low, high in shims.code_of_core():
             library.failalloc_set_core(ctypes.c_size_t(low), ctypes.c_size_t(high))
         self.unused = 0
         self.control = shims.control("failalloc_control", 8)
@@ -123,7 +122,7 @@ class Runner:
         for _ in range(WARM_UP):
             outcome, _, faults = self.once(0)
             if outcome != "right" or faults:
-                say(n=0, faults=[f"without any failure: {outcome} {faults}"])
+                driver.say(n=0, faults=[f"without any failure: {outcome} {faults}"])
                 return
         gc.collect()
         gc.freeze()
@@ -133,7 +132,7 @@ class Runner:
         number = first
         unreached = 0
         while unreached < 3:  # a free list may have served the one before
-            say(begin=number)
+            driver.say(begin=number)
             before = self.left()
             outcome, seen, faults = self.once(number)
             owner = OWNERS[self.hooks.control[OWNER]]
@@ -148,9 +147,9 @@ class Runner:
                     for what, n in self.confirmed_growth(number).items()
                 ]
             if fired or faults:
-                say(**json.loads(result), faults=faults)
+                driver.say(**json.loads(result), faults=faults)
             number += 1
-        say(end=True)
+        driver.say(end=True)
 
     def grown(self, before):
         return {
@@ -201,14 +200,10 @@ class Runner:
         """For what the interpreter does not survive unhurt: a process for each."""
         self.once(10**9)
         for number in range(first, 10**9 - self.hooks.unused):
-            say(begin=number)
+            driver.say(begin=number)
             outcome, faults = self.once_in_a_child(number)
-            say(n=number, outcome=outcome, owner="core", faults=faults)
-        say(end=True)
-
-
-def say(**what):
-    print(json.dumps(what), flush=True)
+            driver.say(n=number, outcome=outcome, owner="core", faults=faults)
+        driver.say(end=True)
 
 
 def main():

@@ -52,14 +52,18 @@ def core_path():
     return os.path.realpath(pyloop._core.__file__)
 
 
-def is_pythons(path):
+def code_of_core():
+    core = core_path()  # first: importing it maps it
+    return code_of(lambda path: path == core)
+
+
+def code_of_python():
     """The interpreter, its extension modules, pyloop's core: not the libraries below."""
-    name = os.path.basename(path)
-    return (
-        path == os.path.realpath(sys.executable)
-        or name.startswith("libpython")
-        or ".cpython-" in name
-        or path == core_path()
+    ours = {core_path(), os.path.realpath(sys.executable)}
+    return code_of(
+        lambda path: path in ours
+        or os.path.basename(path).startswith("libpython")
+        or ".cpython-" in path
     )
 
 

@@ -77,7 +77,7 @@ class Seen(logging.Handler):
 
 
 def exception_names(exception):
-    """The type names of an exception and of all that it came from."""
+    """The type names and errnos of an exception and of all that it came from."""
     names, todo, seen = [], [exception], set()
     while todo:
         exc = todo.pop()
@@ -85,6 +85,8 @@ def exception_names(exception):
             continue
         seen.add(id(exc))
         names.append(type(exc).__name__)
+        if isinstance(exc, OSError):
+            names.append(f"errno {exc.errno}")
         todo += [exc.__cause__, exc.__context__, *getattr(exc, "exceptions", ())]
     return names
 
