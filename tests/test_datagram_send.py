@@ -49,6 +49,27 @@ async def test_kinds_of_data(loop):
         assert peer.recv(100) == b"keyword"
 
 
+@pytest.mark.skipif(PY < (3, 12), reason="__buffer__() came with Python 3.12")
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_data_whose_buffer_ends_the_transport(loop, end):
+    class Data(bytes):
+        def __buffer__(self, flags):
+            getattr(transport, end)()
+            return memoryview(b"evil")
+
+    @on_loop
+    async def scenario(loop):
+        nonlocal transport
+        async with connected("udp", None) as (transport, protocol, peer):
+            transport.sendto(Data(b"data"))
+            assert peer.recv(10) == b"evil"
+            assert await protocol.lost is None
+            assert protocol.names == ["connection_made", "connection_lost"]
+
+    transport = None
+    scenario(loop=loop)
+
+
 @on_loop
 async def test_refused_data(loop):
     async with connected("udp", None) as (transport, _, peer):

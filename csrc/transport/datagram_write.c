@@ -109,8 +109,12 @@ send_one(DatagramObject *self, PyObject *data, PyObject *address)
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return SEND_FAILED;
     }
-    ssize_t n = sendto(self->fd, view.buf, (size_t)view.len, SEND_FLAGS, name, length);
-    SendOutcome outcome = outcome_of(n);
+    /* A buffer may be a method's, which may have ended us. */
+    SendOutcome outcome = SEND_DONE;
+    if (self->phase != DATAGRAM_CLOSED) {
+        outcome = outcome_of(
+            sendto(self->fd, view.buf, (size_t)view.len, SEND_FLAGS, name, length));
+    }
     PyBuffer_Release(&view);
     return outcome;
 }
@@ -202,6 +206,10 @@ queue_datagram(DatagramObject *self, PyObject *data, PyObject *address)
     if (bytes == NULL || datagram_queue_reserve(&self->queue, 1) < 0) {
         Py_XDECREF(bytes);
         return -1;
+    }
+    if (self->phase == DATAGRAM_CLOSED) { /* copying ran code that ended us */
+        Py_DECREF(bytes);
+        return 0;
     }
     Datagram datagram = {bytes, Py_NewRef(address)};
     datagram_queue_push_steal(&self->queue, datagram);
@@ -425,7 +433,8 @@ datagram_send(DatagramObject *self, PyObject *data, PyObject *address)
         if (outcome == SEND_FAILED) {
             return send_failed(self);
         }
-        if (self->phase == DATAGRAM_CLOSED) { /* making sense of the address ended us */
+        if (self->phase ==
+            DATAGRAM_CLOSED) { /* what was given ran code that ended us */
             return 0;
         }
         if (wait_writable(self) < 0) {
