@@ -439,8 +439,13 @@ datagram_resume_reading(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-datagram_set_protocol(PyObject *op, PyObject *protocol)
+datagram_set_protocol(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                      PyObject *kwnames)
 {
+    PyObject *protocol = args_one("set_protocol", "protocol", args, nargs, kwnames);
+    if (protocol == NULL) {
+        return NULL;
+    }
     DatagramObject *self = (DatagramObject *)op;
     if (self->phase != DATAGRAM_CLOSED) {
         Py_XSETREF(self->protocol, Py_NewRef(protocol));
@@ -573,7 +578,7 @@ LOCKED_NOARGS(datagram_is_closing)
 LOCKED_NOARGS(datagram_is_reading)
 LOCKED_NOARGS(datagram_pause_reading)
 LOCKED_NOARGS(datagram_resume_reading)
-LOCKED_O(datagram_set_protocol)
+LOCKED_KEYWORDS(datagram_set_protocol)
 LOCKED_NOARGS(datagram_get_protocol)
 LOCKED_NOARGS(datagram_get_write_buffer_size)
 LOCKED_NOARGS(datagram_get_write_buffer_limits)
@@ -639,8 +644,9 @@ static PyMethodDef datagram_methods[] = {
      "Call no datagram_received() until resume_reading()."},
     {"resume_reading", LOCKED(datagram_resume_reading), METH_NOARGS,
      "resume_reading($self, /)\n--\n\nGo on receiving after pause_reading()."},
-    {"set_protocol", LOCKED(datagram_set_protocol), METH_O,
-     "set_protocol($self, protocol, /)\n--\n\nUse another protocol from now on."},
+    {"set_protocol", FASTCALL(LOCKED(datagram_set_protocol)),
+     METH_FASTCALL | METH_KEYWORDS,
+     "set_protocol($self, protocol)\n--\n\nUse another protocol from now on."},
     {"get_protocol", LOCKED(datagram_get_protocol), METH_NOARGS,
      "get_protocol($self, /)\n--\n\nReturn the protocol, None when closed."},
     {"get_write_buffer_size", LOCKED(datagram_get_write_buffer_size), METH_NOARGS,
