@@ -360,6 +360,68 @@ async def test_a_fileno_that_ends_the_transport(loop, action):
     assert all("pipe transport" in message for message in errors.messages)
 
 
+@pytest.mark.pyloop_only
+@pytest.mark.parametrize("mode", ["rb", "wb"])
+@on_loop
+async def test_a_fileno_that_ends_the_transport_and_lies(loop, mode):
+    """The number is another file's already, and nothing is read or written there."""
+    read, write = os.pipe()
+    near, far = (read, write) if mode == "rb" else (write, read)
+
+    class Liar(Number):
+        __slots__ = ("stranger", "transport")
+
+        def fileno(self):
+            transport, self.transport = getattr(self, "transport", None), None
+            if transport is not None:
+                self.stranger = self.fd
+                transport._call_connection_lost(None)
+                os.dup2(spare.fileno(), self.stranger)
+            return getattr(self, "stranger", self.fd)
+
+    pipe = Liar(near)
+    connect = loop.connect_read_pipe if mode == "rb" else loop.connect_write_pipe
+    with support.socket_pair() as (spare, other):
+        other.send(b"not for you")
+        transport, protocol = await connect(Recorder, pipe)
+        pipe.transport = transport
+        if mode == "rb":
+            os.write(far, b"abc")
+        else:
+            transport.write(b"secret")
+        await protocol.lost
+        await settle(loop)
+        assert protocol.names == ["connection_made", "connection_lost"]
+        with pytest.raises(BlockingIOError):
+            other.recv(100)
+        assert spare.recv(100) == b"not for you"
+        os.close(pipe.stranger)
+    os.close(far)
+
+
+# --- connecting is cancelled ------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["rb", "wb"])
+@on_loop
+async def test_connecting_is_cancelled(loop, mode):
+    read, write = os.pipe()
+    near, far = (read, write) if mode == "rb" else (write, read)
+    protocol = Recorder()
+    connect = loop.connect_read_pipe if mode == "rb" else loop.connect_write_pipe
+    pipe = file_of(near, mode)
+    task = loop.create_task(connect(lambda: protocol, pipe))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await protocol.lost is None
+    assert protocol.names == ["connection_made", "connection_lost"]
+    await until_closed(protocol.transport)
+    assert pipe.closed
+    os.close(far)
+
+
 # --- many ---------------------------------------------------------------------------
 
 

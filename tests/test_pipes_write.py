@@ -98,6 +98,41 @@ async def test_flow_control(loop):
         assert protocol.names == ["connection_made", "pause_writing", "resume_writing"]
 
 
+@on_loop
+async def test_writes_before_the_start(loop):
+    read, write = os.pipe()
+    protocol = Recorder()
+    with file_of(read, "rb") as far:
+        transport = loop._make_write_pipe_transport(file_of(write, "wb"), protocol)
+        transport.write(b"early")
+        assert far.read(100) == b"early"
+        size = fill(transport)
+        transport.close()
+        assert protocol.names == []
+        got = 0
+        while not protocol.lost.done():
+            got += len(take(far))
+            await asyncio.sleep(0)
+        assert got + len(take(far)) == size
+        assert protocol.names == ["connection_made", "connection_lost"]
+
+
+@on_loop
+async def test_a_queued_buffer_may_be_changed(loop):
+    async with writing() as (transport, _, far):
+        size = fill(transport)
+        data = bytearray(b"before")
+        transport.write(data)
+        transport.write(memoryview(data))
+        data[:] = b"behind"
+        transport.close()
+        got = b""
+        while len(got) < size + 12:
+            got += take(far)
+            await asyncio.sleep(0)
+        assert got[size:] == b"beforebefore"
+
+
 @pytest.mark.pyloop_only
 @on_loop
 async def test_writing_goes_on_at_the_low_water_mark(loop):
@@ -260,5 +295,7 @@ async def test_the_reader_goes_while_it_closes(loop):
         fill(transport)
         transport.close()
         far.close()
-        assert type(await protocol.lost) is BrokenPipeError
+        exc = await protocol.lost
+        assert type(exc) is BrokenPipeError
+        assert exc.errno is None  # seen by watching, not by a write that failed
         assert protocol.names == ["connection_made", "connection_lost"]

@@ -386,6 +386,9 @@ int
 stream_disowned(StreamObject *self, const char *message)
 {
     stream_drop_queue(self);
+    if (self->lost) {
+        return 0; /* fileno() ended the transport: the protocol knows */
+    }
     (void)errors_raise_errno(EBADF);
     return stream_fatal_error(self, message);
 }
