@@ -433,8 +433,7 @@ datagram_send(DatagramObject *self, PyObject *data, PyObject *address)
         if (outcome == SEND_FAILED) {
             return send_failed(self);
         }
-        if (self->phase ==
-            DATAGRAM_CLOSED) { /* what was given ran code that ended us */
+        if (self->phase == DATAGRAM_CLOSED) { /* what it ran ended us */
             return 0;
         }
         if (wait_writable(self) < 0) {
