@@ -10,7 +10,11 @@ from world import Recorder, World
 
 
 def ends(w: World):
-    """Both ends of a pipe, unbuffered and non-blocking: the read one, the write one."""
+    """Both ends of a pipe, unbuffered and non-blocking: the read one, the write one.
+
+    The loop is made as well, so that it is not in the armed part.
+    """
+    assert not w.loop.is_closed()
     files = []
     for fd, mode in zip(os.pipe(), ("rb", "wb"), strict=True):
         os.set_blocking(fd, False)
@@ -44,8 +48,10 @@ def pipe_read(w: World):
     with w.armed():
         protocol = reader(w, near)
         far.write(b"abc")
-        w.run(until(lambda: protocol.data or protocol.lost))
+        w.run(until(lambda: protocol.data or protocol.lost or w.seen.names))
         far.close()
+        if w.seen.names:  # it could not be watched, which is reported
+            protocol.transport.close()
         w.run(until(lambda: protocol.lost))
     assert protocol.data == b"abc" and protocol.eof == 1 and protocol.error is None
 
