@@ -6,6 +6,8 @@
 #   test    build and run the test suite       demo    crawl a site on asyncio and pyloop
 #   conformance   CPython's own asyncio tests, on pyloop
 #   debug   the suite on a build with asserts  asan    the suite on a sanitizers' build
+#   oom     allocations that fail              leaks   what a thousand repetitions leave
+#   fault   system calls that fail
 #   lint    check style and types              fmt     apply the style
 #   bench   compare loops                      python  run the environment's Python
 #   clean   remove everything built
@@ -144,6 +146,11 @@ bench)
     want_wrk
     build_in "$root"
     PYTHONPATH=$root exec "$venv_python" "$root/benchmarks/compare.py" "$@"
+    ;;
+oom | leaks | fault)
+    prepare test
+    build_in "$root"
+    PYTHONPATH=$root exec "$venv_python" "$root/tests/hardening/$task.py" "$@"
     ;;
 lint)
     run_lint

@@ -6,6 +6,7 @@ imports no test framework, so that the scripts under `isolated/` can use it too.
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -270,6 +271,29 @@ def native_threads():
         return len(os.listdir("/proc/self/task"))
     except FileNotFoundError:
         return 0
+
+
+class MallocInfo(ctypes.Structure):
+    """What glibc's mallinfo2() returns."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena ordblks smblks hblks hblkhd usmblks fsmblks "
+            "uordblks fordblks keepcost"
+        ).split()
+    ]
+
+
+def malloc_bytes():
+    """Return the bytes in use on the C heap, 0 where that cannot be asked."""
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError):
+        return 0
+    mallinfo2.restype = MallocInfo
+    info = mallinfo2()
+    return info.uordblks + info.hblkhd
 
 
 def collect():

@@ -18,7 +18,7 @@ sys.path[:0] = [os.path.dirname(HERE)]
 import support  # noqa: E402  (from the folder above)
 
 #: Seconds without a line from a process after which it is taken to hang.
-PATIENCE = 20
+PATIENCE = 60
 
 CERTIFICATES = "PYLOOP_TEST_CERTIFICATES"
 

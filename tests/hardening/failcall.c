@@ -48,7 +48,7 @@ enum {
 #define X(name) F_##name,
     FUNCTIONS(X)
 #undef X
-    F_COUNT
+        F_COUNT
 };
 
 enum {

@@ -1,11 +1,10 @@
 """make oom: every allocation of every scenario fails, one at a time.
 
-For each scenario and each n, the n-th allocation of its armed part fails: Python's, by
-the extension modules, and the core's own. Not those inside libuv and OpenSSL. Expected is
-a MemoryError, raised or reported, or a right result without it; and afterwards nothing
-may be left: no loop, handle, transport or descriptor, no block of memory, no reference to
-one of the core's types. A scenario runs in a process of its own, so that a crash or a
-hang is a finding too.
+For each scenario and each n, the n-th allocation of its armed part fails: Python's and
+the core's own, not those inside libuv and OpenSSL. Expected is a MemoryError, raised or
+reported, or a right result without it; and afterwards nothing may be left: no loop,
+handle, transport or descriptor, no block of memory, no reference to one of the core's
+types. A scenario runs in a process of its own, so that a crash or a hang is a finding.
 
 Only what the core asks for fails, itself or through the interpreter's C functions. With
 --everybody 1 so does what Python code and other extension modules ask for; CPython does
@@ -34,7 +33,7 @@ OWNERS = ("nobody", "core", "module", "python")
 #: Runs of a scenario before allocations fail: caches fill, code is specialised.
 WARM_UP = 12
 
-#: How often a failure that left something behind is repeated, to tell a leak from a cache.
+#: How often a failure that left something is repeated, to tell a leak from a cache.
 REPEATS = 30
 WINDOWS = 3
 

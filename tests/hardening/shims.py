@@ -58,12 +58,14 @@ def code_of_core():
 
 
 def code_of_python():
-    """The interpreter, its extension modules, pyloop's core: not the libraries below."""
+    """The interpreter, its extension modules, pyloop's core: no library below them."""
     ours = {core_path(), os.path.realpath(sys.executable)}
     return code_of(
-        lambda path: path in ours
-        or os.path.basename(path).startswith("libpython")
-        or ".cpython-" in path
+        lambda path: (
+            path in ours
+            or os.path.basename(path).startswith("libpython")
+            or ".cpython-" in path
+        )
     )
 
 

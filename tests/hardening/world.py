@@ -1,9 +1,9 @@
 """What a scenario lives in: a loop, its peers, and what was seen of errors.
 
-A scenario is a function of a World (scenarios.py). It sets itself up, does what is to be
-tested inside `with w.armed():`, and asserts that the outcome is right. The driver that
-runs it decides what being armed means: allocations or system calls that fail, a garbage
-collection in every callback, or nothing. `finish` ends the world without faults.
+A scenario is a function of a World (scenarios.py). It sets itself up, does what is to
+be tested inside `with w.armed():`, and asserts that the outcome is right. The driver
+that runs it decides what being armed means: allocations or system calls that fail, a
+garbage collection in every callback, or nothing. `finish` ends it without faults.
 """
 
 import asyncio

@@ -5,7 +5,6 @@ Arguments: the kind of loop, the name of the work.
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import os
 import socket
@@ -20,29 +19,6 @@ REPEATS = 300
 #: less than one per repeat if it leaves any.
 ALLOWED_BYTES = 100 * REPEATS // 10
 ALLOWED_BLOCKS = REPEATS // 10
-
-
-class MallocInfo(ctypes.Structure):
-    """What glibc's mallinfo2() returns."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena ordblks smblks hblks hblkhd usmblks fsmblks "
-            "uordblks fordblks keepcost"
-        ).split()
-    ]
-
-
-def malloc_bytes():
-    """Return the bytes in use on the C heap, 0 where that cannot be asked."""
-    try:
-        mallinfo2 = ctypes.CDLL(None).mallinfo2
-    except (AttributeError, OSError):
-        return 0
-    mallinfo2.restype = MallocInfo
-    info = mallinfo2()
-    return info.uordblks + info.hblkhd
 
 
 def target(*args):
@@ -324,7 +300,7 @@ def main():
         for _ in range(REPEATS):
             work(loop)
         gc.collect()
-        measured.append((sys.getallocatedblocks(), malloc_bytes()))
+        measured.append((sys.getallocatedblocks(), support.malloc_bytes()))
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
     # caches may fill in any round; a leak grows in every one

@@ -1,0 +1,47 @@
+"""A short sample of `make oom`, `make fault` and `make leaks`: they keep working.
+
+Each driver has a process of its own; it exits with 1 when it found something.
+"""
+
+import os
+import sys
+
+import pytest
+import support
+
+HARDENING = os.path.join(support.TESTS_DIR, "hardening")
+
+sys.path.append(HARDENING)
+import shims  # noqa: E402  (from the folder above)
+
+pytestmark = [
+    pytest.mark.pyloop_only,
+    pytest.mark.skipif(bool(shims.missing()), reason=shims.missing() or "it can run"),
+]
+
+
+def run(driver, *arguments):
+    """Run a driver; it has nothing to report, and did at least one case."""
+    process = support.run_script(
+        os.path.join(HARDENING, driver), "--jobs", 2, *arguments, check=False
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert " 0 findings" in process.stdout
+    assert " 0 cases" not in process.stdout.splitlines()[-1]
+    return process.stdout
+
+
+def test_failing_allocations(loop_kind):
+    run("oom.py", "=call_soon", "=timers", "=echo", "=sock_recv")
+
+
+def test_failing_system_calls(loop_kind):
+    run("fault.py", "--calls", 2, "=loop_life", "=buffered_echo")
+
+
+def test_repetitions(loop_kind):
+    run("leaks.py", "--repeat", 100, "=call_soon", "=echo")
+
+
+def test_collections_at_every_call(loop_kind):
+    run("leaks.py", "--collect", 1, "--repeat", 5, "=readers")
