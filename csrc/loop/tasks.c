@@ -41,7 +41,9 @@ tasks_make_steal(LoopObject *self, PyObject *module, PyObject *name, PyObject *a
     PyObject *found = keywords != NULL ? tasks_class(module, name) : NULL;
     PyObject *made = NULL;
     if (found != NULL) {
-        made = PyObject_Call(found, args, keywords);
+        ternaryfunc call = Py_TYPE(found)->tp_call; /* what PyObject_Call comes to */
+        made = call != NULL ? call(found, args, keywords)
+                            : PyObject_Call(found, args, keywords);
         Py_DECREF(found);
     }
     Py_XDECREF(args);
@@ -61,8 +63,11 @@ static PyObject *
 tasks_new_plain_task(LoopObject *self, PyObject *coro)
 {
     PyloopState *state = self->state;
-    return tasks_make_steal(self, state->tasks_module, state->str_Task,
-                            PyTuple_Pack(1, coro));
+    PyObject *args = PyTuple_New(1);
+    if (args != NULL) {
+        PyTuple_SET_ITEM(args, 0, Py_NewRef(coro));
+    }
+    return tasks_make_steal(self, state->tasks_module, state->str_Task, args);
 }
 
 /* For C code: through the overridden method where there is one. */
