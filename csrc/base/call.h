@@ -37,9 +37,11 @@ call_vector_locked(PyObject *callable, PyObject *const *args, size_t nargs)
 static inline PyObject *
 call_vector(PyObject *callable, PyObject *const *args, size_t nargs)
 {
+    LOCK_KEEP(callable);
     LockHold *held = lock_give_up();
     PyObject *result = call_vector_locked(callable, args, nargs);
     lock_take_back(held);
+    LOCK_DROP(callable);
     return result;
 }
 
@@ -47,18 +49,22 @@ call_vector(PyObject *callable, PyObject *const *args, size_t nargs)
 static inline PyObject *
 call_no_args(PyObject *callable)
 {
+    LOCK_KEEP(callable);
     LockHold *held = lock_give_up();
     PyObject *result = PyObject_CallNoArgs(callable);
     lock_take_back(held);
+    LOCK_DROP(callable);
     return result;
 }
 
 static inline PyObject *
 call_tuple(PyObject *callable, PyObject *args)
 {
+    LOCK_KEEP(callable);
     LockHold *held = lock_give_up();
     PyObject *result = PyObject_Call(callable, args, NULL);
     lock_take_back(held);
+    LOCK_DROP(callable);
     return result;
 }
 
@@ -112,9 +118,11 @@ context_exit(PyObject *context)
 static inline PyObject *
 call_method(PyObject *name, PyObject *const *args, size_t nargs)
 {
+    LOCK_KEEP(args[0]);
     LockHold *held = lock_give_up();
     PyObject *result = PyObject_VectorcallMethod(name, args, nargs, NULL);
     lock_take_back(held);
+    LOCK_DROP(args[0]);
     return result;
 }
 

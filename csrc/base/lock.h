@@ -45,6 +45,11 @@ void lock_exit(LockHold *hold);
 LockHold *lock_give_up(void);
 void lock_take_back(LockHold *held);
 
+/* While the lock is given up, another thread may drop what an object holds: what is
+ * called needs a reference of the caller's own. */
+#define LOCK_KEEP(object) Py_INCREF(object)
+#define LOCK_DROP(object) Py_DECREF(object)
+
 #define LOCKED(function) function##_locked
 
 #define LOCKED_WRAPPER(function, type, parameters, arguments)                          \
@@ -98,6 +103,9 @@ static inline void
 lock_take_back(LockHold *Py_UNUSED(held))
 {
 }
+
+#define LOCK_KEEP(object) ((void)(object))
+#define LOCK_DROP(object) ((void)(object))
 
 #define LOCKED(function) function
 #define LOCKED_WRAPPER(function, type, parameters, arguments)
