@@ -89,7 +89,7 @@ static PyMethodDef module_methods[] = {
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, (void *)module_exec},
-    PYLOOP_SLOT_INTERPRETERS PYLOOP_SLOT_GIL(Py_MOD_GIL_USED){0, NULL},
+    PYLOOP_SLOT_INTERPRETERS PYLOOP_SLOT_GIL(Py_MOD_GIL_NOT_USED){0, NULL},
 };
 
 PyModuleDef pyloop_module_def = {

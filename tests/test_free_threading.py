@@ -77,7 +77,7 @@ def beside(loop, *bodies):
 @pytest.mark.pyloop_only
 def test_the_gil_stays_off(loop_kind):
     script = "import sys, pyloop\nassert not sys._is_gil_enabled()\n"
-    support.run_script(script, flags=["-W", "error"])
+    support.run_script(script, flags=["-W", "error"], env={"PYTHON_GIL": ""})
 
 
 def test_loops_of_many_threads(loop_kind):
