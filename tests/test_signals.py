@@ -407,11 +407,20 @@ def test_a_loop_in_another_thread_leaves_signals_alone(loop, new_loop):
 
 
 def interrupt_at_once(loop):
-    """Interrupt the main thread from another one, as soon as the loop runs."""
-    thread = threading.Thread(
-        target=signal.pthread_kill, args=(threading.get_ident(), signal.SIGINT)
-    )
-    loop.call_soon(thread.start)
+    """Interrupt the main thread from another one, as soon as the loop runs.
+
+    What the loop calls for it is C: Thread.start() does not survive an interrupt.
+    """
+    main_thread, go = threading.get_ident(), threading.Lock()
+    go.acquire()
+
+    def body():
+        go.acquire()
+        signal.pthread_kill(main_thread, signal.SIGINT)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    loop.call_soon(go.release)
     return thread
 
 

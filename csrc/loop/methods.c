@@ -28,6 +28,13 @@ methods_same(PyObject *one, PyObject *other)
     return def != NULL && def == methods_def(other);
 }
 
+bool
+methods_bound(PyObject *bound, PyObject *own, PyObject *self)
+{
+    return PyCFunction_Check(bound) && PyCFunction_GET_SELF(bound) == self &&
+           ((PyCFunctionObject *)bound)->m_ml == methods_def(own);
+}
+
 static int
 methods_own(PyObject *cls, PyObject *base, PyObject *name)
 {

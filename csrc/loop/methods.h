@@ -8,6 +8,9 @@
  * descriptor of it. */
 bool methods_same(PyObject *one, PyObject *other);
 
+/* Whether `bound` is the method `own` of a type, bound to `self`. */
+bool methods_bound(PyObject *bound, PyObject *own, PyObject *self);
+
 /* own_methods(cls, names): the module's function. */
 PyObject *methods_own_all(PyObject *module, PyObject *args);
 

@@ -10,6 +10,7 @@
 #include "base/args.h"
 #include "base/call.h"
 #include "base/errors.h"
+#include "loop/methods.h"
 #include "loop/sockaddr.h"
 
 #include <errno.h>
@@ -138,10 +139,10 @@ listener_makes_plain(ListenerObject *self)
     if (method == NULL) {
         return -1;
     }
-    bool ours = PyCFunction_Check(method) &&
-                PyCFunction_GET_SELF(method) == (PyObject *)self->loop &&
-                PyCFunction_GET_FUNCTION(method) ==
-                    (PyCFunction)(void (*)(void))socket_make_transport;
+    PyObject *own = PyObject_GetAttr((PyObject *)self->loop->state->LoopType,
+                                     self->loop->state->str__make_socket_transport);
+    int ours = own != NULL ? methods_bound(method, own, (PyObject *)self->loop) : -1;
+    Py_XDECREF(own);
     Py_DECREF(method);
     return ours;
 }
