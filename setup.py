@@ -49,6 +49,7 @@ SOURCES = (
     "csrc/loop/sockcalls.c",
     "csrc/loop/sockops.c",
     "csrc/loop/names.c",
+    "csrc/loop/outside.c",
     "csrc/transport/stream.c",
     "csrc/transport/extra.c",
     "csrc/transport/read.c",

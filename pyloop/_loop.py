@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import os
 import signal
@@ -21,6 +22,7 @@ from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
 from pyloop import _core
+from pyloop._queues import Ready, Selector
 from pyloop._sendfile import SendfileMethods
 from pyloop._subprocess import Child, SubprocessMethods
 
@@ -74,6 +76,22 @@ class Loop(_core.Loop, SendfileMethods, SubprocessMethods, asyncio.BaseEventLoop
         self._signal_handlers: dict[int, asyncio.Handle] = {}
         self._unix_server_sockets = {}
         self._children: set[Child] = set()
+
+    # -- what asyncio's iteration is made of: for code that iterates by itself -------
+
+    _selector = functools.cached_property(Selector)
+
+    @property
+    def _ready(self) -> Ready:
+        return Ready(self)
+
+    @_ready.setter
+    def _ready(self, value: Any) -> None:
+        if len(value) > 0:  # BaseEventLoop.__init__ assigns an empty deque
+            raise AttributeError("_ready is pyloop's own queue: append() to it")
+
+    def _process_events(self, event_list: list[Any]) -> None:
+        """Take what _selector.select() returned: nothing, it is in _ready already."""
 
     # -- running ------------------------------------------------------------------
 

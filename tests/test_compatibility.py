@@ -108,16 +108,14 @@ def test_a_cancelled_timer_keeps_nothing(loop):
     assert gone() is None
 
 
-def test_snapshots_of_the_queues(loop):
+def test_the_queues_are_the_loops_own(loop):
     later, now = loop.call_later(1000, print), loop.call_soon(print, "")
     assert loop._ready == [now]
     assert loop._scheduled == [later]
-    loop._ready.clear()
     loop._scheduled.clear()
-    assert loop._ready == [now]
     assert loop._scheduled == [later]
     for name in ("_ready", "_scheduled"):
-        with pytest.raises(AttributeError, match="read-only snapshots"):
+        with pytest.raises(AttributeError):
             setattr(loop, name, [now])
         setattr(loop, name, [])  # what asyncio's constructor does
         assert len(getattr(loop, name)) == 1
@@ -193,9 +191,9 @@ async def test_repr_names(loop):
 
 
 @on_loop
-async def test_there_is_no_selector(loop):
+async def test_the_selector_has_select_only(loop):
     async with connected() as (transport, _, _):
-        assert not hasattr(loop, "_selector")
+        assert not hasattr(loop._selector, "get_map")
         assert not hasattr(loop, "_transports")
         assert not hasattr(transport, "max_size")
 

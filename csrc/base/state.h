@@ -39,6 +39,7 @@
     X(_resume)                                                                         \
     X(_run)                                                                            \
     X(_detach)                                                                         \
+    X(_dispatch)                                                                       \
     X(_check_callback)                                                                 \
     X(_log_slow_callback)                                                              \
     X(_report_callback_error)                                                          \

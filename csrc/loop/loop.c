@@ -393,9 +393,12 @@ loop_add_callback(PyObject *op, PyObject *handle)
         return NULL;
     }
     if (handle_check(self->state, handle)) {
-        if (!((HandleObject *)handle)->cancelled &&
-            loop_ready_push_steal(self, (HandleObject *)Py_NewRef(handle)) < 0) {
-            return NULL;
+        if (!((HandleObject *)handle)->cancelled) {
+            Py_INCREF(handle);
+            timers_unqueue(self, handle);
+            if (loop_ready_push_steal(self, (HandleObject *)handle) < 0) {
+                return NULL;
+            }
         }
         Py_RETURN_NONE;
     }
@@ -501,7 +504,7 @@ loop_set_thread_id(PyObject *op, PyObject *value, void *closure)
     return rc;
 }
 
-/* Loop._ready: the handles that are ready, oldest first, as a new collection. */
+/* Loop._ready_handles: the handles that are ready, oldest first, as a new collection. */
 static PyObject *
 loop_get_ready(PyObject *op, void *Py_UNUSED(closure))
 {
@@ -518,12 +521,18 @@ loop_get_ready(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+loop_get_ready_count(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSize_t(((LoopObject *)op)->ready.count);
+}
+
+static PyObject *
 loop_get_scheduled(PyObject *op, void *Py_UNUSED(closure))
 {
     return timers_snapshot((LoopObject *)op);
 }
 
-/* BaseEventLoop.__init__ assigns empty collections; nothing else can be put in. */
+/* BaseEventLoop.__init__ assigns an empty list; nothing else can be put in. */
 static int
 loop_set_snapshot(PyObject *Py_UNUSED(op), PyObject *value, void *Py_UNUSED(closure))
 {
@@ -533,7 +542,7 @@ loop_set_snapshot(PyObject *Py_UNUSED(op), PyObject *value, void *Py_UNUSED(clos
     }
     if (size > 0) {
         PyErr_SetString(PyExc_AttributeError,
-                        "_ready and _scheduled are read-only snapshots in pyloop");
+                        "_scheduled is a read-only snapshot in pyloop");
         return -1;
     }
     return 0;
@@ -567,9 +576,13 @@ LOCKED_O(listener_stop_serving)
 LOCKED_NOARGS(loop_run_method)
 LOCKED_NOARGS(loop_run_once_method)
 LOCKED_NOARGS(loop_close_core_method)
+LOCKED_O(outside_poll)
+LOCKED_NOARGS(outside_pop_ready)
+LOCKED_O(outside_dispatch)
 LOCKED_O(loop_add_callback)
 LOCKED_O(loop_add_callback_signalsafe)
 LOCKED_GETTER(loop_get_ready)
+LOCKED_GETTER(loop_get_ready_count)
 LOCKED_GETTER(loop_get_scheduled)
 
 static PyGetSetDef loop_getsets[] = {
@@ -584,7 +597,9 @@ static PyGetSetDef loop_getsets[] = {
              "The task factory, or None."),
     OPTIONAL("_current_handle", current_handle, loop_set_optional,
              "Debug mode: what runs now, or None."),
-    {"_ready", LOCKED(loop_get_ready), loop_set_snapshot, "The ready handles: a copy.",
+    {"_ready_count", LOCKED(loop_get_ready_count), NULL,
+     "How many handles and descriptors are ready.", NULL},
+    {"_ready_handles", LOCKED(loop_get_ready), NULL, "The ready handles: a copy.",
      NULL},
     {"_scheduled", LOCKED(loop_get_scheduled), loop_set_snapshot,
      "The timers, earliest first: a copy.", NULL},
@@ -704,6 +719,13 @@ static PyMethodDef loop_methods[] = {
      "_run($self, /)\n--\n\nIterate until stop(); run_forever() without its set-up."},
     {"_run_once", LOCKED(loop_run_once_method), METH_NOARGS,
      "_run_once($self, /)\n--\n\nOne iteration, which polls, and may block."},
+    {"_poll", LOCKED(outside_poll), METH_O,
+     "_poll($self, timeout, /)\n--\n\n"
+     "Wait, timeout seconds or (None) without a limit, unless something is ready."},
+    {"_pop_ready", LOCKED(outside_pop_ready), METH_NOARGS,
+     "_pop_ready($self, /)\n--\n\n"
+     "Take the oldest ready handle; IndexError without one."},
+    {"_dispatch", LOCKED(outside_dispatch), METH_O, NULL},
     {"_close_core", LOCKED(loop_close_core_method), METH_NOARGS,
      "_close_core($self, /)\n--\n\nDrop all that the loop holds; the end of close()."},
     {"_write_to_self", loop_write_to_self, METH_NOARGS, NULL},

@@ -152,6 +152,9 @@ ready_word_of_fd(int fd, uint32_t generation)
 int loop_run(LoopObject *self);
 /* One iteration, which polls. */
 int loop_run_once(LoopObject *self);
+/* Polls, and waits up to `seconds` (INFINITY: no limit) if nothing is ready; takes what
+ * other threads scheduled. Timers stay where they are. 0, or -1. */
+int loop_poll(LoopObject *self, double seconds);
 /* Seconds, from the overridden time() if there is one. 0, or -1. */
 int loop_now(LoopObject *self, double *now);
 double loop_clock(void);
@@ -166,6 +169,12 @@ PyObject *timers_call_later(PyObject *op, PyObject *const *args, Py_ssize_t narg
 PyObject *timers_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                          PyObject *kwnames);
 PyObject *timers_snapshot(LoopObject *self);
+void timers_unqueue(LoopObject *self, PyObject *handle);
+
+/* outside.c */
+PyObject *outside_poll(PyObject *op, PyObject *timeout);
+PyObject *outside_pop_ready(PyObject *op, PyObject *ignored);
+PyObject *outside_dispatch(PyObject *op, PyObject *number);
 
 /* threadsafe.c */
 int threadsafe_init(LoopObject *self);

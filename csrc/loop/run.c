@@ -122,15 +122,16 @@ run_step_aside(LoopObject *self)
     return done != NULL ? 0 : -1;
 }
 
-static int
-run_poll(LoopObject *self)
+static inline bool
+run_is_idle(LoopObject *self)
 {
-    double seconds = 0;
-    bool idle = self->ready.count == 0 && !RACY_LOAD(self->stopping) &&
-                !RACY_LOAD(self->inbox_waiting);
-    if (idle && run_idle_seconds(self, &seconds) < 0) {
-        return -1;
-    }
+    return self->ready.count == 0 && !RACY_LOAD(self->stopping) &&
+           !RACY_LOAD(self->inbox_waiting);
+}
+
+static int
+run_poll_for(LoopObject *self, double seconds)
+{
     if (self->polling) { /* free-threaded: two threads were let past is_running() */
         PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
         return -1;
@@ -148,6 +149,28 @@ run_poll(LoopObject *self)
         return PyErr_CheckSignals(); /* handlers run in the main thread only */
     }
     return run_step_aside(self);
+}
+
+static int
+run_poll(LoopObject *self)
+{
+    double seconds = 0;
+    if (run_is_idle(self) && run_idle_seconds(self, &seconds) < 0) {
+        return -1;
+    }
+    return run_poll_for(self, seconds);
+}
+
+int
+loop_poll(LoopObject *self, double seconds)
+{
+    if (self->holder != NULL) {
+        self->flush_holder(self);
+    }
+    if (run_poll_for(self, run_is_idle(self) ? seconds : 0) < 0) {
+        return -1;
+    }
+    return RACY_LOAD(self->inbox_waiting) ? threadsafe_take_inbox(self) : 0;
 }
 
 static inline int

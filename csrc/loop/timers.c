@@ -184,6 +184,21 @@ timers_drop_all(LoopObject *loop)
     heap_free(&loop->timers);
 }
 
+/* If handle is a timer that waits, it does so no longer; the caller has a reference. */
+void
+timers_unqueue(LoopObject *loop, PyObject *handle)
+{
+    if (!Py_IS_TYPE(handle, loop->state->TimerHandleType)) {
+        return;
+    }
+    TimerHandleObject *self = (TimerHandleObject *)handle;
+    if (self->base.loop == loop && self->node.index != HEAP_NOT_QUEUED) {
+        heap_remove(&loop->timers, &self->node);
+        self->scheduled = false;
+        Py_DECREF(handle); /* the heap's */
+    }
+}
+
 /* Loop._scheduled: the timers, earliest first, as a new list. */
 PyObject *
 timers_snapshot(LoopObject *loop)

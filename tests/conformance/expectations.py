@@ -52,9 +52,6 @@ LEFT_OUT = {
         test_subprocess.SubprocessThreadedWatcherTests.test_pid_not_reaped_before_exit_published  3.14
         test_subprocess.GenericWatcherTests.test_create_subprocess_fails_with_inactive_watcher  3.11-3.13
     """,
-    "it reports the class of the private attribute _selector": """
-        test_events.*EventLoopTests.test_timeout_rounding
-    """,
     "it skips itself if the loop is not asyncio's BaseSelectorEventLoop": """
         test_events.*EventLoopTests.test_internal_fds
     """,
