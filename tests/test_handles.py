@@ -167,6 +167,23 @@ def test_a_replaced_callback_is_the_one_that_runs(loop, make):
     handle.cancel()
 
 
+@pytest.mark.pyloop_only
+@pytest.mark.parametrize("name", ["_callback", "_args"])
+def test_a_handle_that_runs_keeps_what_it_calls(loop, name):
+    """asyncio's handle holds both in the frame that calls."""
+    seen = []
+
+    def replace():
+        with pytest.raises(RuntimeError, match=f"{name} of a handle that runs"):
+            setattr(handle, name, (int,))
+        seen.append(name)
+
+    handle = loop.call_soon(replace)
+    run_once(loop)
+    setattr(handle, name, ())
+    assert seen == [name]
+
+
 # --- representation -----------------------------------------------------------
 
 

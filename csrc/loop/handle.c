@@ -560,9 +560,23 @@ handle_set_traceback(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 /* Test tools store into handles, as asyncio's class allows; what asyncio's code would trip
  * over when the handle runs, handle_run and PyContext_Enter refuse then. */
 static int
+handle_refuse_running(HandleObject *self, const char *name)
+{
+    if (self->running == 0) {
+        return 0;
+    }
+    PyErr_Format(PyExc_RuntimeError, "%s of a handle that runs cannot be set", name);
+    return -1; /* the call has borrowed it */
+}
+
+static int
 handle_set_callback(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 {
-    Py_XSETREF(((HandleObject *)op)->callback, Py_XNewRef(value));
+    HandleObject *self = (HandleObject *)op;
+    if (handle_refuse_running(self, "_callback") < 0) {
+        return -1;
+    }
+    Py_XSETREF(self->callback, Py_XNewRef(value));
     return 0;
 }
 
@@ -570,9 +584,7 @@ static int
 handle_set_args(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 {
     HandleObject *self = (HandleObject *)op;
-    if (self->running > 0) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "_args of a handle that runs cannot be set");
+    if (handle_refuse_running(self, "_args") < 0) {
         return -1;
     }
     PyObject *callback = Py_XNewRef(self->callback);
