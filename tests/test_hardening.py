@@ -32,7 +32,12 @@ def run(driver, *arguments):
 
 
 def test_failing_allocations(loop_kind):
-    run("oom.py", "=call_soon", "=timers", "=echo", "=sock_recv")
+    names = ["=threadsafe", "=readers"]
+    if sys.version_info >= (3, 12):
+        # Before, a MemoryError whose traceback holds a coroutine that was never awaited
+        # crashes the interpreter, with asyncio's own loop too.
+        names += ["=timers", "=echo", "=sock_recv"]
+    run("oom.py", *names)
 
 
 def test_failing_system_calls(loop_kind):
