@@ -35,6 +35,8 @@ def main(extras):
             for line in wanted
             if re.match(r"[\w-]+", line).group() not in NOT_FREE_THREADED
         ]
+        # New versions whose wheels leave this build out want a compiler of Rust.
+        wanted.insert(0, "--only-binary :all:")
     print("\n".join(wanted))
 
 
