@@ -45,6 +45,9 @@ class Ready:
     def __len__(self) -> int:
         return self._loop._ready_count
 
+    def __getitem__(self, index: int) -> asyncio.Handle:
+        return self._loop._ready_handles[index]
+
     def __iter__(self) -> Iterator[asyncio.Handle]:
         return iter(self._loop._ready_handles)
 

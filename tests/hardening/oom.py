@@ -33,9 +33,9 @@ OWNERS = ("nobody", "core", "module", "python")
 #: Runs of a scenario before allocations fail: caches fill, code is specialised.
 WARM_UP = 12
 
-#: How often a failure that left something is repeated, to tell a leak from a cache.
-REPEATS = 30
-WINDOWS = 3
+#: How often a failure that left something is repeated, to tell a leak from a cache that
+#: fills: each time in turn, the last because some caches take hundreds.
+WINDOWS = (30, 30, 400)
 
 
 class FailingAllocations(Hooks):
@@ -155,10 +155,10 @@ class Runner:
             key: n - before[key] for key, n in self.left().items() if n > before[key]
         }
 
-    def repeated(self, number):
-        """What REPEATS repetitions leave, {what: how many more}."""
+    def repeated(self, number, times):
+        """What so many repetitions leave, {what: how many more}."""
         before = self.left()
-        for _ in range(REPEATS):
+        for _ in range(times):
             self.once(number)
         return self.grown(before)
 
@@ -166,13 +166,12 @@ class Runner:
         """What every repetition leaves and does not leave without the failure, which
         may be a cache that fills: {what: how many more}."""
         found = None
-        for _ in range(WINDOWS):
-            failing, right = self.repeated(number), self.repeated(0)
+        for times in WINDOWS:
+            failing, right = self.repeated(number, times), self.repeated(0, times)
             window = {
-                what: (n - right.get(what, 0)) // REPEATS
+                what: (n - right.get(what, 0)) // times
                 for what, n in failing.items()
-                if n - right.get(what, 0) >= REPEATS
-                and (found is None or what in found)
+                if n - right.get(what, 0) >= times and (found is None or what in found)
             }
             if not window:
                 return {}
