@@ -25,6 +25,8 @@ def names_in(script, pattern):
 
 @pytest.mark.parametrize("work", names_in("leaks.py", r"^def (\w+)\(loop\):"))
 def test_leaks(loop_kind, work):
+    if (loop_kind, work) == ("asyncio", "datagrams") and sys.version_info >= (3, 14):
+        pytest.skip("asyncio of this Python version: its datagrams leave C memory")
     run("leaks.py", loop_kind, work)
 
 
