@@ -5,6 +5,7 @@ Each driver has a process of its own; it exits with 1 when it found something.
 
 import os
 import sys
+import sysconfig
 
 import pytest
 import support
@@ -31,6 +32,10 @@ def run(driver, *arguments):
     return process.stdout
 
 
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="a free-threaded Python has an allocator of its own, which cannot fail",
+)
 def test_failing_allocations(loop_kind):
     names = ["=threadsafe", "=readers"]
     if sys.version_info >= (3, 12):
