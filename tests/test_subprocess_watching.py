@@ -334,6 +334,8 @@ async def test_cancelled_twice(loop, made):
     (child,) = made
     await streamkit.until(lambda: child.returncode is not None, "its end")
     assert child.returncode == -signal.SIGKILL
+    # asyncio's task that connects the pipes may have an iteration to go
+    await streamkit.until(lambda: len(asyncio.all_tasks(loop)) == 1, "the pipes")
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

@@ -12,6 +12,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Raises an error of a FdPoller's. -1. */
+static int
+fds_raise(int err)
+{
+    if (err == FDS_NO_MEMORY) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return errors_raise_errno(err);
+}
+
 static inline unsigned int
 entry_wanted(const FdEntry *entry)
 {
@@ -105,7 +116,7 @@ fds_watch(LoopObject *loop, int fd, unsigned int direction, FdCallback ready,
         bool was_armed = entry->armed != 0;
         int err = loop->fds.poller->arm(loop, fd, entry, mask);
         if (err != 0) {
-            return errors_raise_errno(err);
+            return fds_raise(err);
         }
         FdSlot *other = entry_slot(entry, direction == FD_READ ? FD_WRITE : FD_READ);
         if (was_armed && entry->generation != generation && other->owner != NULL) {
@@ -337,7 +348,7 @@ fds_init(LoopObject *loop)
     int err = poller->init(loop);
     if (err != 0) {
         loop->fds.poller = NULL;
-        return errors_raise_errno(err);
+        return fds_raise(err);
     }
     return 0;
 }

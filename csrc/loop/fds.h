@@ -58,7 +58,10 @@ typedef struct {
     struct FdUvPoller *uv_poller;
 } FdTable;
 
-/* A way of watching. Errors are positive errnos, 0 is success. */
+/* What no errno of the kernel's says: an allocation of our own failed. */
+#define FDS_NO_MEMORY (-1)
+
+/* A way of watching. Errors are positive errnos or FDS_NO_MEMORY, 0 is success. */
 struct FdPoller {
     const char *name;
     int (*init)(LoopObject *loop);

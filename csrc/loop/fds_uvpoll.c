@@ -268,14 +268,14 @@ uvpoll_drop(LoopObject *loop, FdUvWatch *watch)
 
 /* ---- the poller's interface ---- */
 
-/* A new watch for fd in the place of the entry's former one. 0, or a positive errno. */
+/* A new watch for fd in the place of the entry's former one. 0, or an error of FdPoller's. */
 static int
 uvpoll_replace(LoopObject *loop, FdEntry *entry, int fd, FileId file)
 {
     FdUvPoller *poller = loop->fds.uv_poller;
     FdUvWatch *watch = watch_new(poller, fd, file);
     if (watch == NULL) {
-        return ENOMEM;
+        return FDS_NO_MEMORY;
     }
     entry_drop_watch(poller, entry); /* first: libuv has one handle per number */
     int err = poller->detached ? 0 : watch_open(loop, watch);
@@ -466,7 +466,7 @@ uvpoll_init(LoopObject *loop)
 {
     FdUvPoller *poller = calloc(1, sizeof(*poller));
     if (poller == NULL) {
-        return ENOMEM;
+        return FDS_NO_MEMORY;
     }
     poller->changed_end = &poller->changed;
     poller->ready_end = &poller->ready;
