@@ -371,8 +371,8 @@ def test_the_collector_of_another_thread(loop):
             await asyncio.sleep(0)
 
     def collect():
-        # Not without end: a free-threaded collector stops all threads, and one that goes
-        # on at once starves them when there is much to look at.
+        # Not without end: a free-threaded collector stops all threads, and one that
+        # goes on at once starves them when there is much to look at.
         for _ in range(20):
             gc.collect()
 
