@@ -497,7 +497,7 @@ def test_no_descriptors_left_for_a_loop(loop_kind):
         patch.setattr(sys, "unraisablehook", lambda details: None)
         for free in range(16):  # libuv 1.53 takes four more than 1.44
             taken = []
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(before) + 10, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(before) + 30, hard))
             try:
                 with contextlib.suppress(OSError):
                     while True:

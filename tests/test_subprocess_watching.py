@@ -325,6 +325,7 @@ async def test_cancelled_half_way(loop, made, iterations):
 @pytest.mark.pyloop_only
 @on_loop
 async def test_cancelled_twice(loop, made):
+    before = asyncio.all_tasks(loop)
     starting = loop.create_task(plain(loop, "sleep", "1000", stdin=PIPE, stdout=PIPE))
     for _ in range(2):
         await asyncio.sleep(0)
@@ -335,7 +336,7 @@ async def test_cancelled_twice(loop, made):
     await streamkit.until(lambda: child.returncode is not None, "its end")
     assert child.returncode == -signal.SIGKILL
     # asyncio's task that connects the pipes may have an iteration to go
-    await streamkit.until(lambda: len(asyncio.all_tasks(loop)) == 1, "the pipes")
+    await streamkit.until(lambda: asyncio.all_tasks(loop) == before, "the pipes")
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
