@@ -27,6 +27,7 @@ SOURCES = (
     "csrc/base/state.c",
     "csrc/base/errors.c",
     "csrc/base/args.c",
+    "csrc/base/forks.c",
     "csrc/base/lock.c",
     "csrc/ds/heap.c",
     "csrc/ds/ring.c",

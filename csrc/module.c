@@ -1,6 +1,8 @@
 /* module.c - pyloop._core: slots and exec, nothing else. */
 #include "base/compat.h"
 
+#include "base/errors.h"
+#include "base/forks.h"
 #include "base/lock.h"
 #include "base/state.h"
 #include "loop/handle.h"
@@ -25,6 +27,10 @@ static int
 module_exec(PyObject *module)
 {
     PyloopState *state = state_of_module(module);
+    int err = forks_init();
+    if (err != 0) {
+        return errors_raise_errno(err);
+    }
     if (state_init(state) < 0 || sockets_init(state) < 0) {
         return -1;
     }

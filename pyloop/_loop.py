@@ -21,7 +21,7 @@ from asyncio import base_events, format_helpers, selector_events, sslproto, unix
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
-from pyloop import _core
+from pyloop import _core, _forks
 from pyloop._queues import Ready, Selector
 from pyloop._sendfile import SendfileMethods
 from pyloop._subprocess import Child, SubprocessMethods
@@ -76,6 +76,7 @@ class Loop(_core.Loop, SendfileMethods, SubprocessMethods, asyncio.BaseEventLoop
         self._signal_handlers: dict[int, asyncio.Handle] = {}
         self._unix_server_sockets = {}
         self._children: set[Child] = set()
+        _forks.loops.add(self)
 
     # -- what asyncio's iteration is made of: for code that iterates by itself -------
 
@@ -166,6 +167,21 @@ class Loop(_core.Loop, SendfileMethods, SubprocessMethods, asyncio.BaseEventLoop
                 for signum in data:
                     if signum in self._signal_handlers:
                         self._handle_signal(signum)
+
+    def _after_fork(self) -> None:
+        """In a child: the numbers of signals come and go by a socket pair of its own.
+
+        It takes the descriptors of the copied one, of which the signal module, and the
+        loop, know the numbers. A C handler would else tell the parent's loop.
+        """
+        if self._ssock.fileno() < 0 or self._csock.fileno() < 0:
+            return
+        fresh = socket.socketpair()
+        for mine, copied in zip(fresh, (self._ssock, self._csock), strict=True):
+            with mine:
+                mine.setblocking(False)
+                os.dup2(mine.fileno(), copied.fileno(), inheritable=False)
+        _core.Loop._add_reader(self, self._ssock.fileno(), self._read_signals)
 
     # -- transports ----------------------------------------------------------------
 

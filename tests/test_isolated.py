@@ -65,6 +65,25 @@ def test_a_child_with_the_parent_s_loop(loop_kind, action, poller):
     run("fork.py", loop_kind, action, env={"PYLOOP_POLLER": poller} if poller else None)
 
 
+FORKS = names_in("fork_running.py", r"^def (\w+)\(\):")
+
+
+@pytest.mark.parametrize("program", FORKS)
+def test_a_fork_of_a_running_loop(loop_kind, program):
+    support.oracle_bug(
+        loop_kind,
+        program == "a_signal_to_the_child" and sys.version_info < (3, 12),
+        "tells the parent of the child's signals",
+    )
+    run("fork_running.py", loop_kind, program)
+
+
+@pytest.mark.pyloop_only
+@pytest.mark.parametrize("program", FORKS)
+def test_a_fork_of_a_running_loop_that_watches_with_uv_poll(loop_kind, program):
+    run("fork_running.py", loop_kind, program, env={"PYLOOP_POLLER": "uv_poll"})
+
+
 def test_threads(loop_kind):
     run("threads.py", loop_kind)
 

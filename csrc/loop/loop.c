@@ -8,6 +8,7 @@
 
 #include "base/call.h"
 #include "base/errors.h"
+#include "base/forks.h"
 #include "loop/handle.h"
 #include "loop/methods.h"
 
@@ -97,11 +98,13 @@ loop_setattro(PyObject *op, PyObject *name, PyObject *value)
 int
 loop_check_fork(LoopObject *self)
 {
-    pid_t pid = getpid();
-    if (pid == self->pid || !self->uv_open) {
+    unsigned int forks = forks_count();
+    if (forks == self->forks || !self->uv_open) {
         return 0;
     }
-    self->pid = pid; /* first: what follows comes back here */
+    self->forks = forks; /* first: what follows comes back here */
+    self->polling =
+        false; /* forked by another thread: no thread of this process polls */
     int err = uv_loop_fork(&self->uv);
     if (err < 0) {
         return errors_raise_uv(err);
@@ -137,7 +140,7 @@ static int
 loop_open(LoopObject *self)
 {
     self->uv.backend_fd = -1;
-    self->pid = getpid();
+    self->forks = forks_count();
     int err = uv_loop_init(&self->uv);
     if (err < 0) {
         /* libuv 1.44 forgets its epoll descriptor when a later one cannot be had. */
@@ -339,6 +342,17 @@ loop_run_once_method(PyObject *op, PyObject *Py_UNUSED(ignored))
     LoopObject *self = (LoopObject *)op;
     if (loop_check_closed(self) < 0 || loop_run_once(self) < 0) {
         return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Before a fork: what is held would be sent by both processes. */
+static PyObject *
+loop_release_held(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *self = (LoopObject *)op;
+    if (self->holder != NULL) {
+        self->flush_holder(self);
     }
     Py_RETURN_NONE;
 }
@@ -575,6 +589,7 @@ LOCKED_KEYWORDS(listener_start_serving)
 LOCKED_O(listener_stop_serving)
 LOCKED_NOARGS(loop_run_method)
 LOCKED_NOARGS(loop_run_once_method)
+LOCKED_NOARGS(loop_release_held)
 LOCKED_NOARGS(loop_close_core_method)
 LOCKED_O(outside_poll)
 LOCKED_NOARGS(outside_pop_ready)
@@ -719,6 +734,8 @@ static PyMethodDef loop_methods[] = {
      "_run($self, /)\n--\n\nIterate until stop(); run_forever() without its set-up."},
     {"_run_once", LOCKED(loop_run_once_method), METH_NOARGS,
      "_run_once($self, /)\n--\n\nOne iteration, which polls, and may block."},
+    {"_release_held", LOCKED(loop_release_held), METH_NOARGS,
+     "_release_held($self, /)\n--\n\nSend what a transport holds back, if one does."},
     {"_poll", LOCKED(outside_poll), METH_O,
      "_poll($self, timeout, /)\n--\n\n"
      "Wait, timeout seconds or (None) without a limit, unless something is ready."},

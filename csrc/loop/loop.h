@@ -48,9 +48,10 @@ struct LoopObject {
     PyloopState *state; /* borrowed from module */
     Lock lock;          /* base/lock.h: of all below, and of what belongs to the loop */
     LoopPhase phase;
-    bool uv_open; /* uv, waker, poller exist: until loop_close_core */
-    pid_t pid;    /* the process that the uv loop and the poller belong to */
-    bool counted; /* in state->live_loops */
+    bool uv_open;       /* uv, waker, poller exist: until loop_close_core */
+    unsigned int forks; /* forks_count() of the process that the uv loop and the poller
+                         * belong to */
+    bool counted;       /* in state->live_loops */
 
     /* Flags that asyncio keeps as attributes of the same name (getsets in loop.c). */
     bool stopping;

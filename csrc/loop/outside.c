@@ -43,8 +43,7 @@ outside_poll(PyObject *op, PyObject *timeout)
             return NULL;
         }
     }
-    if (loop_check_closed(self) < 0 || loop_check_fork(self) < 0 ||
-        loop_poll(self, seconds > 0 ? seconds : 0) < 0) {
+    if (loop_check_closed(self) < 0 || loop_poll(self, seconds > 0 ? seconds : 0) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;

@@ -132,6 +132,9 @@ run_is_idle(LoopObject *self)
 static int
 run_poll_for(LoopObject *self, double seconds)
 {
+    if (loop_check_fork(self) < 0) { /* a callback forked, and this is the child */
+        return -1;
+    }
     if (self->polling) { /* free-threaded: two threads were let past is_running() */
         PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
         return -1;
@@ -296,9 +299,6 @@ int
 loop_run(LoopObject *self)
 {
     int rc;
-    if (loop_check_fork(self) < 0) {
-        return -1;
-    }
     loop_refresh_overrides(self);
     if (self->holder != NULL) {
         self->flush_holder(self);

@@ -1,0 +1,45 @@
+"""What a fork must not leave shared between a process's loops and their copies.
+
+The core replaces what it has in the kernel when the child first uses a loop. Two things
+are not its own: the sockets by which signals come, and what both processes would send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["loops"]
+
+loops: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Every loop that may be used in a child: its _after_fork() is called there."""
+
+running = asyncio._get_running_loop
+
+
+def _before() -> None:
+    loop: Any = running()
+    if hasattr(loop, "_release_held"):
+        loop._release_held()
+
+
+def _after_in_child() -> None:
+    for loop in loops:
+        loop._after_fork()
+
+
+def _alone(function: Callable[[], None]) -> Callable[[], None]:
+    """The function with nothing in its globals but what the two above use.
+
+    What is registered for forks stays for as long as the interpreter; so it must not
+    keep this module, and with that the package, which may be imported anew.
+    """
+    return types.FunctionType(function.__code__, {"loops": loops, "running": running})
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_alone(_before), after_in_child=_alone(_after_in_child))
