@@ -5,6 +5,9 @@ Connected Unix sockets: their kernel keeps few datagrams, and says when there is
 
 import asyncio
 import contextvars
+import math
+import re
+from fractions import Fraction
 
 import pytest
 from datagramkit import HEADER, Recorder, bound, connected, fill, peer_socket, waiting
@@ -103,13 +106,41 @@ async def test_limits(loop):
             ({"low": 10}, (10, 40)),
             ({"high": 10, "low": 10}, (10, 10)),
             ({"high": 0}, (0, 0)),
+            ({"high": 1e6}, (250_000, 1_000_000)),
+            ({"low": 2.5}, (2, 10)),
+            ({"high": 9.5, "low": 9}, (9, 9)),
+            ({"high": Fraction(17, 2)}, (2, 8)),
             ({}, (16384, 65536)),
         ):
             transport.set_write_buffer_limits(**arguments)
-            assert transport.get_write_buffer_limits() == limits
-        for high, low in ((1, 2), (-1, None), (None, -1)):
-            with pytest.raises(ValueError, match="must be >= "):
+            set_to = transport.get_write_buffer_limits()
+            assert tuple(math.floor(mark) for mark in set_to) == limits
+        for high, low, said in (
+            (1, 2, "high (1) must be >= low (2) must be >= 0"),
+            (-1, None, "high (-1) must be >= low (-1) must be >= 0"),
+            (None, -1, "high (-4) must be >= low (-1) must be >= 0"),
+            (1.5, 2.5, "high (1.5) must be >= low (2.5) must be >= 0"),
+            (math.nan, None, "high (nan) must be >= low (nan) must be >= 0"),
+        ):
+            with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
                 transport.set_write_buffer_limits(high, low)
+        for high, low in (("x", None), (None, "x"), (b"1", 1), ([], 2.5)):
+            with pytest.raises(TypeError):
+                transport.set_write_buffer_limits(high, low)
+        assert tuple(transport.get_write_buffer_limits()) == (16384, 65536)
+
+
+@on_loop
+async def test_no_limit(loop):
+    async with bound("udp", None) as (transport, _, _):
+        for endless in (math.inf, 1e30, 10**30):
+            transport.set_write_buffer_limits(high=endless, low=endless)
+            low, high = transport.get_write_buffer_limits()
+            assert low == high >= 2**62
+            transport.set_write_buffer_limits(high=endless, low=10)
+            assert transport.get_write_buffer_limits()[0] == 10
+        with pytest.raises(ValueError, match=r"high \(inf\) must be >= low \(nan\)"):
+            transport.set_write_buffer_limits(high=math.inf)
 
 
 @in_full

@@ -4,6 +4,8 @@
 #include "base/args.h"
 #include "base/call.h"
 
+#include <math.h>
+
 enum { LOST_WRITES_WARN = 5 }; /* asyncio's LOG_THRESHOLD_FOR_CONNLOST_WRITES */
 
 /* A mark as a number of bytes, clamped; -1 with TypeError. */
@@ -12,6 +14,58 @@ flow_mark(PyObject *given, Py_ssize_t *mark)
 {
     *mark = PyNumber_AsSsize_t(given, NULL);
     return *mark == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+static size_t
+flow_clamp(double bytes)
+{
+    return bytes < (double)PY_SSIZE_T_MAX ? (size_t)bytes : (size_t)PY_SSIZE_T_MAX;
+}
+
+static int
+flow_raise_floats(double upper, double lower)
+{
+    PyObject *high = PyFloat_FromDouble(upper), *low = PyFloat_FromDouble(lower);
+    if (high != NULL && low != NULL) {
+        PyErr_Format(PyExc_ValueError, "high (%R) must be >= low (%R) must be >= 0",
+                     high, low);
+    }
+    Py_XDECREF(high);
+    Py_XDECREF(low);
+    return -1;
+}
+
+/* Marks of which one at least is no whole number, as 1e6 or infinity: asyncio compares
+ * with them as they are, so the whole bytes below them are what matters. */
+static int
+flow_parse_floats(PyObject *given_high, PyObject *given_low, size_t *high, size_t *low)
+{
+    double upper = FLOW_HIGH_WATER, lower = 0;
+    if (given_low != NULL) {
+        lower = PyFloat_AsDouble(given_low);
+        upper = 4 * lower;
+    }
+    if (given_high != NULL) {
+        upper = PyErr_Occurred() ? 0 : PyFloat_AsDouble(given_high);
+    }
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    if (given_low == NULL) {
+        lower = isinf(upper) ? NAN : upper / 4; /* as Python's // */
+    }
+    if (!(upper >= lower && lower >= 0)) {
+        return flow_raise_floats(upper, lower);
+    }
+    *high = flow_clamp(upper);
+    *low = flow_clamp(lower);
+    return 0;
+}
+
+static inline bool
+flow_is_whole(PyObject *given)
+{
+    return given == NULL || PyIndex_Check(given);
 }
 
 int
@@ -25,19 +79,22 @@ flow_parse_limits(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
     if (args_parse(&spec, args, nargs, kwnames, given) < 0) {
         return -1;
     }
-    bool has_high = given[0] != NULL && given[0] != Py_None;
-    bool has_low = given[1] != NULL && given[1] != Py_None;
-    if (has_low) {
-        if (flow_mark(given[1], &lower) < 0) {
+    PyObject *given_high = given[0] != Py_None ? given[0] : NULL;
+    PyObject *given_low = given[1] != Py_None ? given[1] : NULL;
+    if (!flow_is_whole(given_high) || !flow_is_whole(given_low)) {
+        return flow_parse_floats(given_high, given_low, high, low);
+    }
+    if (given_low != NULL) {
+        if (flow_mark(given_low, &lower) < 0) {
             return -1;
         }
         upper = lower < PY_SSIZE_T_MAX / 4 ? 4 * lower : PY_SSIZE_T_MAX;
     }
-    if (has_high && flow_mark(given[0], &upper) < 0) {
+    if (given_high != NULL && flow_mark(given_high, &upper) < 0) {
         return -1;
     }
-    if (!has_low) {
-        lower = upper / 4;
+    if (given_low == NULL) {
+        lower = upper / 4 - (upper % 4 < 0 ? 1 : 0); /* as Python's // */
     }
     if (!(upper >= lower && lower >= 0)) {
         PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0",
