@@ -130,11 +130,17 @@ args_parse_call_general(const ArgsCallSpec *spec, PyObject *const *args,
 static int
 args_descriptor_from_int(PyObject *number)
 {
-    long fd = PyLong_AsLong(number);
-    if (fd == -1 && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_OverflowError)) {
+    int overflow;
+    long fd = PyLong_AsLongAndOverflow(number, &overflow);
+    if (fd == -1 && PyErr_Occurred()) {
         return -1;
     }
-    if (fd < 0 || fd > INT_MAX) {
+    if (overflow > 0 || fd > INT_MAX) { /* as asyncio's selector */
+        PyErr_SetString(PyExc_OverflowError,
+                        "Python int too large to convert to C int");
+        return -1;
+    }
+    if (fd < 0) {
         PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %S", number);
         return -1;
     }

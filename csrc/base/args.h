@@ -80,7 +80,8 @@ args_parse_call(const ArgsCallSpec *spec, PyObject *const *args, Py_ssize_t narg
     return 0;
 }
 
-/* An int or an object with fileno(); -1 with asyncio's ValueError or the object's error. */
+/* An int or an object with fileno(); -1 with asyncio's ValueError or OverflowError, or the
+ * object's own error. */
 int args_descriptor(PyObject *str_fileno, PyObject *fileobj);
 
 #endif

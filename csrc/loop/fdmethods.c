@@ -122,6 +122,10 @@ fd_remove(LoopObject *self, unsigned int direction, PyObject *fileobj,
 {
     int fd = args_descriptor(self->state->str_fileno, fileobj);
     if (fd < 0) {
+        if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            PyErr_Clear(); /* no descriptor, so not watched either */
+            Py_RETURN_FALSE;
+        }
         PyObject *exc = PyErr_GetRaisedException();
         fd = PyLong_Check(fileobj) ? -1 : fd_find_closed(self, fileobj);
         if (fd < 0) {
