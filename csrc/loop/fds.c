@@ -203,6 +203,10 @@ fds_leave(LoopObject *loop, int fd, PyObject *owner)
     }
     bool was_watched = entry_wanted(entry) != 0;
     PyObject *drop[3] = {NULL, NULL, NULL};
+    if (entry->transport == owner) {
+        entry->transport = NULL;
+        entry->lent = false;
+    }
     for (size_t i = 0; i < Py_ARRAY_LENGTH(entry->slots); i++) {
         if (entry->slots[i].owner == owner) {
             drop[i] = owner;
@@ -240,6 +244,7 @@ fds_set_transport(LoopObject *loop, int fd, PyObject *transport)
         entry = fds_entry(loop, fd);
     }
     entry->transport = transport;
+    entry->lent = false;
     return 0;
 }
 

@@ -104,7 +104,8 @@ PyObject *fds_unwatch(LoopObject *loop, int fd, unsigned int direction, bool laz
 /* The owner of fd is about to close it: unregisters at once, drops all. */
 void fds_forget(LoopObject *loop, int fd);
 
-/* owner is about to close fd, which others may wait for too: its watches end at once. */
+/* owner gives up fd, which others may wait for too, or have by now: its own watches and
+ * its claim end at once. */
 void fds_leave(LoopObject *loop, int fd, PyObject *owner);
 
 /* Claims fd for a transport (NULL: gives it up). 0, or -1 with MemoryError. */

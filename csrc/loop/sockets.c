@@ -105,6 +105,9 @@ sockets_is(PyloopState *state, PyObject *sock, int fd)
         PyObject_TypeCheck(sock, (PyTypeObject *)state->BaseSocketType)) {
         return sockets_stored_fd(sock, state->sock_fd_offset) == fd;
     }
+    if (state->str_fileno == NULL) { /* no names any more: the interpreter shuts down */
+        return false;
+    }
     PyObject *number = PyObject_CallMethodNoArgs(sock, state->str_fileno);
     long value = number != NULL ? PyLong_AsLong(number) : -1;
     Py_XDECREF(number);

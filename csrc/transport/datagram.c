@@ -260,8 +260,12 @@ datagram_dispose(DatagramObject *self)
     PyObject *raised = PyErr_GetRaisedException();
     self->phase = DATAGRAM_CLOSED;
     FdEntry *entry = fds_entry(self->loop, self->fd);
-    if (entry != NULL && entry->transport == (PyObject *)self) {
+    if (entry != NULL && entry->transport == (PyObject *)self &&
+        datagram_owns_fd(self)) {
         fds_forget(self->loop, self->fd);
+    }
+    else { /* closed behind our back: another may have the number by now */
+        fds_leave(self->loop, self->fd, (PyObject *)self);
     }
     datagram_drop_queue(self);
     datagram_queue_clear(&self->inbox);

@@ -155,9 +155,10 @@ static int
 receive_by_method(DatagramObject *self)
 {
     PyObject *size = PyLong_FromLong(DATAGRAM_MAX_SIZE);
+    PyObject *sock = Py_NewRef(self->sock); /* its method may end us */
     PyObject *pair =
-        size != NULL ? call_method1(self->sock, self->loop->state->str_recvfrom, size)
-                     : NULL;
+        size != NULL ? call_method1(sock, self->loop->state->str_recvfrom, size) : NULL;
+    Py_DECREF(sock);
     Py_XDECREF(size);
     if (pair == NULL) {
         return receive_failed(self);

@@ -39,7 +39,7 @@ static int
 stream_wake_borrower(StreamObject *self)
 {
     FdEntry *entry = fds_entry(self->loop, self->fd);
-    PyObject *owner = entry != NULL ? entry->slots[1].owner : NULL;
+    PyObject *owner = stream_has_claim(self) ? entry->slots[1].owner : NULL;
     if (owner == NULL || owner == (PyObject *)self) {
         return 0;
     }
@@ -89,7 +89,9 @@ stream_make_empty_waiter(PyObject *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     self->empty_waiter = Py_NewRef(waiter);
-    fds_entry(self->loop, self->fd)->lent = true;
+    if (stream_has_claim(self)) { /* else sendfile() finds the socket closed */
+        fds_entry(self->loop, self->fd)->lent = true;
+    }
     if (self->queue_count == 0 && stream_lend(self) < 0) {
         Py_CLEAR(waiter);
     }
@@ -100,10 +102,9 @@ PyObject *
 stream_reset_empty_waiter(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     StreamObject *self = (StreamObject *)op;
-    FdEntry *entry = fds_entry(self->loop, self->fd);
     Py_CLEAR(self->empty_waiter);
-    if (self->phase != STREAM_CLOSED && entry != NULL) {
-        entry->lent = false;
+    if (stream_has_claim(self)) {
+        fds_entry(self->loop, self->fd)->lent = false;
     }
     Py_RETURN_NONE;
 }

@@ -35,12 +35,18 @@ stream_unwatch_reading(StreamObject *self)
 void
 stream_look_at_protocol(StreamObject *self)
 {
-    int buffered =
-        PyObject_IsInstance(self->protocol, self->loop->state->BufferedProtocol);
+    if (!self->ops->is_socket) {
+        return; /* asyncio's pipes know data_received() only */
+    }
+    PyObject *protocol = Py_NewRef(self->protocol);
+    int buffered = PyObject_IsInstance(protocol, self->loop->state->BufferedProtocol);
     if (buffered < 0) {
         PyErr_Clear(); /* a protocol whose __class__ raises is no BufferedProtocol */
     }
-    self->buffered = buffered > 0;
+    if (self->protocol == protocol) { /* else its __class__ has set another */
+        self->buffered = buffered > 0;
+    }
+    Py_DECREF(protocol);
 }
 
 /* What recv() said. 1: n bytes came; 0: handled, nothing came; -1: must leave run. */
@@ -60,6 +66,20 @@ stream_after_recv(StreamObject *self, ssize_t n)
     return stream_fatal_error(self, self->ops->read_failed);
 }
 
+/* protocol.name(argument). The method may set another protocol, and a method made in C
+ * does not keep its object alive. */
+static PyObject *
+stream_call_protocol(StreamObject *self, PyObject *name, PyObject *argument)
+{
+    if (self->protocol == NULL) { /* a buffer's own method has ended us */
+        Py_RETURN_NONE;
+    }
+    PyObject *protocol = Py_NewRef(self->protocol);
+    PyObject *done = call_method1(protocol, name, argument);
+    Py_DECREF(protocol);
+    return done;
+}
+
 static int
 stream_read_bytes(StreamObject *self)
 {
@@ -77,7 +97,7 @@ stream_read_bytes(StreamObject *self)
         return stream_fatal_error(self, self->ops->read_failed);
     }
     PyObject *done =
-        call_method1(self->protocol, self->loop->state->str_data_received, data);
+        stream_call_protocol(self, self->loop->state->str_data_received, data);
     Py_DECREF(data);
     if (done == NULL) {
         return self->ops->on_data_failed(self);
@@ -95,7 +115,7 @@ stream_get_buffer(StreamObject *self)
         return NULL;
     }
     PyObject *buffer =
-        call_method1(self->protocol, self->loop->state->str_get_buffer, hint);
+        stream_call_protocol(self, self->loop->state->str_get_buffer, hint);
     Py_DECREF(hint);
     Py_ssize_t size = buffer != NULL ? PyObject_Size(buffer) : -1;
     if (size == 0) {
@@ -120,8 +140,12 @@ stream_recv_into(StreamObject *self, PyObject *buffer)
         errno = 0;
         return -1;
     }
-    ssize_t n = self->ops->receive(self->fd, view.buf, (size_t)view.len);
-    int err = errno;
+    ssize_t n = -1;
+    int err = EAGAIN;
+    if (self->phase != STREAM_CLOSED) { /* the buffer's own method may have ended us */
+        n = self->ops->receive(self->fd, view.buf, (size_t)view.len);
+        err = errno;
+    }
     PyBuffer_Release(&view);
     errno = err;
     return n;
@@ -153,7 +177,7 @@ stream_read_into_buffer(StreamObject *self)
     PyObject *count = PyLong_FromSsize_t((Py_ssize_t)n);
     PyObject *done =
         count != NULL
-            ? call_method1(self->protocol, self->loop->state->str_buffer_updated, count)
+            ? stream_call_protocol(self, self->loop->state->str_buffer_updated, count)
             : NULL;
     Py_XDECREF(count);
     if (done == NULL) {

@@ -46,7 +46,9 @@ socket_on_eof(StreamObject *self)
     if (self->lost) {
         return 0; /* the log's handler closed it */
     }
-    PyObject *keep = call_method0(self->protocol, self->loop->state->str_eof_received);
+    PyObject *protocol = Py_NewRef(self->protocol); /* which may set another */
+    PyObject *keep = call_method0(protocol, self->loop->state->str_eof_received);
+    Py_DECREF(protocol);
     int truth = keep != NULL ? PyObject_IsTrue(keep) : -1;
     Py_XDECREF(keep);
     if (truth < 0) {

@@ -181,12 +181,13 @@ stream_give_up(StreamObject *self)
         return;
     }
     stream_extra_keep(self);
+    bool owned = self->ops->is_socket && stream_owns_fd(self);
     self->phase = STREAM_CLOSED;
     self->lost = true;
-    if (self->ops->is_socket) {
+    if (owned && stream_has_claim(self)) {
         fds_forget(self->loop, self->fd);
     }
-    else {
+    else { /* a pipe's, or closed behind our back: another may have the number by now */
         fds_leave(self->loop, self->fd, (PyObject *)self);
     }
 }
@@ -476,8 +477,10 @@ stream_set_protocol(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     StreamObject *self = (StreamObject *)op;
     stream_release_held(self);
     if (self->phase != STREAM_CLOSED) {
-        Py_XSETREF(self->protocol, Py_NewRef(protocol));
+        PyObject *former = self->protocol;
+        self->protocol = Py_NewRef(protocol);
         stream_look_at_protocol(self);
+        Py_XDECREF(former);
     }
     Py_RETURN_NONE;
 }

@@ -74,7 +74,7 @@ struct StreamObject {
     int fd;
     SocketKind kind;
     StreamPhase phase;
-    bool buffered;          /* the protocol is a BufferedProtocol */
+    bool buffered;          /* a socket's protocol is a BufferedProtocol */
     bool paused;            /* pause_reading() */
     bool read_eof;          /* the peer sent EOF and the protocol keeps the transport */
     bool write_eof;         /* write_eof() */
@@ -149,6 +149,14 @@ stream_waits_for(StreamObject *self, unsigned int direction)
            entry->slots[direction == FD_READ ? 0 : 1].owner == (PyObject *)self;
 }
 
+/* Is the descriptor's number this transport's in loop->fds? Never a pipe's. */
+static inline bool
+stream_has_claim(StreamObject *self)
+{
+    FdEntry *entry = fds_entry(self->loop, self->fd);
+    return entry != NULL && entry->transport == (PyObject *)self;
+}
+
 /* stream.c: methods, attributes and slots, for the tables of every type */
 PyObject *stream_start_method(PyObject *op, PyObject *waiter);
 PyObject *stream_lost_method(PyObject *op, PyObject *exc);
@@ -193,7 +201,7 @@ void stream_extra_keep(StreamObject *self);
 int stream_on_readable(LoopObject *loop, PyObject *owner); /* reads, for the protocol */
 int stream_watch_reading(StreamObject *self);
 void stream_unwatch_reading(StreamObject *self);
-void stream_look_at_protocol(StreamObject *self); /* sets buffered */
+void stream_look_at_protocol(StreamObject *self); /* sets buffered; may run user code */
 
 /* write.c */
 PyObject *stream_write(PyObject *op, PyObject *const *args, Py_ssize_t nargs,

@@ -357,13 +357,29 @@ stream_flush_holder(LoopObject *loop)
 
 /* ---- write, writelines, write_eof -------------------------------------------- */
 
+static int
+stream_write_lost(StreamObject *self)
+{
+    return flow_write_lost(self->loop, self->ops->write_lost, &self->conn_lost);
+}
+
+/* After the end of a socket, or from close() on of a pipe. */
+static inline bool
+stream_loses_writes(const StreamObject *self)
+{
+    return self->phase >= STREAM_CLOSING && (self->lost || !self->ops->is_socket);
+}
+
 /* 0, or -1 with an exception for the caller of write(). */
 static int
 stream_write_bytes(StreamObject *self, PyObject *data, const char *start, size_t length)
 {
     LoopObject *loop = self->loop;
     if (loop->holder != NULL && !stream_is_holding(self)) {
-        stream_flush_holder(loop); /* the order between transports stays */
+        stream_flush_holder(loop);       /* the order between transports stays */
+        if (stream_loses_writes(self)) { /* its protocol has ended us */
+            return stream_write_lost(self);
+        }
     }
     bool hold = stream_may_hold(self, length);
     if (hold || stream_is_holding(self)) {
@@ -409,19 +425,6 @@ stream_check_writable(StreamObject *self, const char *function)
         return -1;
     }
     return 0;
-}
-
-static int
-stream_write_lost(StreamObject *self)
-{
-    return flow_write_lost(self->loop, self->ops->write_lost, &self->conn_lost);
-}
-
-/* After the end of a socket, or from close() on of a pipe. */
-static inline bool
-stream_loses_writes(const StreamObject *self)
-{
-    return self->phase >= STREAM_CLOSING && (self->lost || !self->ops->is_socket);
 }
 
 static int
@@ -514,11 +517,11 @@ stream_write_lines(StreamObject *self, PyObject *lines, size_t total)
     if (total == 0) {
         return 0;
     }
-    if (self->lost) {
-        return stream_write_lost(self);
-    }
     if (loop->holder != NULL && !stream_is_holding(self)) {
         stream_flush_holder(loop);
+    }
+    if (stream_loses_writes(self)) {
+        return stream_write_lost(self);
     }
     bool hold = stream_may_hold(self, total);
     bool offer = self->queue_count == 0 || stream_is_holding(self);
