@@ -58,6 +58,16 @@ class SubprocessTransport(_UnixSubprocessTransport):  # type: ignore[misc]
         self.send_signal(signal.SIGKILL)
 
 
+class Connected(asyncio.Future[None]):
+    """Done when a transport's pipes are connected, which cannot be stopped.
+
+    A task that awaits it and is cancelled has the CancelledError then, not before.
+    """
+
+    def cancel(self, msg: Any = None) -> bool:
+        return False
+
+
 class Child:
     """Waits for one child process, in behalf of its transport.
 
@@ -158,10 +168,9 @@ class Child:
         self.loop.call_soon(self.transport._process_exited, self.process.returncode)
 
 
-def _close_pipes(transport: Any, connected: asyncio.Future[None]) -> None:
+def _close_pipes(transport: Any, connected: Connected) -> None:
     """Close what was connected after transport.close(), and what was not connected."""
-    if not connected.cancelled():
-        connected.exception()  # it has been raised already
+    connected.exception()  # it has been raised already
     process = transport._proc
     for number, protocol in transport._pipes.items():
         if protocol is not None:
@@ -190,7 +199,7 @@ class SubprocessMethods:
         kwargs: what subprocess.Popen takes. Raises what Popen raises. Cancelled or
         failed half way, it kills the child, waits for it and closes the pipes.
         """
-        connected = self.create_future()
+        connected = Connected(loop=self)
         transport = SubprocessTransport(
             self,
             protocol,
@@ -207,10 +216,7 @@ class SubprocessMethods:
         child = Child(self, transport)
         try:
             child.watch()
-            # Not `await connected`: cancelled with us, it would not tell when the
-            # pipes are connected, which cannot be stopped.
-            await asyncio.wait((connected,))
-            connected.result()
+            await connected
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException:

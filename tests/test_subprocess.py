@@ -440,6 +440,24 @@ async def test_a_failing_exec(loop, program, cwd, error):
 
 
 @on_loop
+async def test_the_caller_goes_on_as_connection_made_returns(loop):
+    """In the same iteration, so before what connection_made has scheduled."""
+    order = []
+
+    class Made(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            order.append("made")
+            loop.call_soon(order.append, "scheduled")
+
+    transport, protocol = await loop.subprocess_exec(Made, "cat")
+    order.append("caller")
+    transport.get_pipe_transport(0).close()
+    await protocol.lost
+    assert order == ["made", "caller", "scheduled"]
+
+
+@on_loop
 async def test_the_order_of_calls(loop):
     transport, protocol = await loop.subprocess_exec(
         Recorder, "/bin/sh", "-c", "echo out; echo err >&2; cat; exit 3"
