@@ -94,6 +94,11 @@ class Loop(_core.Loop, SendfileMethods, SubprocessMethods, asyncio.BaseEventLoop
     def _process_events(self, event_list: list[Any]) -> None:
         """Take what _selector.select() returned: nothing, it is in _ready already."""
 
+    def _run_handle(self, handle: Any) -> None:
+        """What runs a handle of asyncio's own class; _add_callback() took it."""
+        if not handle._cancelled:
+            handle._run()
+
     # -- running ------------------------------------------------------------------
 
     def run_forever(self) -> None:

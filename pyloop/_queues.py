@@ -34,7 +34,7 @@ class Ready:
 
     def popleft(self) -> asyncio.Handle:
         """Take the oldest handle out. Raises IndexError when there is none."""
-        return self._loop._pop_ready()
+        return self._given(self._loop._pop_ready())
 
     def clear(self) -> None:
         """Take all handles out."""
@@ -46,20 +46,31 @@ class Ready:
         return self._loop._ready_count
 
     def __getitem__(self, index: int) -> asyncio.Handle:
-        return self._loop._ready_handles[index]
+        return self._handles()[index]
 
     def __iter__(self) -> Iterator[asyncio.Handle]:
-        return iter(self._loop._ready_handles)
+        return iter(self._handles())
 
     def __eq__(self, other: Any) -> bool:
         if isinstance(other, Ready):
             return self._loop is other._loop
-        return bool(self._loop._ready_handles == other)
+        return bool(self._handles() == other)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"<Ready {self._loop._ready_handles!r}>"
+        return f"<Ready {self._handles()!r}>"
+
+    def _handles(self) -> list[asyncio.Handle]:
+        return [self._given(handle) for handle in self._loop._ready_handles]
+
+    def _given(self, handle: asyncio.Handle) -> asyncio.Handle:
+        """What was added: one of asyncio's own handles is in one of the loop's."""
+        callback, arguments = handle._callback, handle._args  # type: ignore[attr-defined]
+        if getattr(callback, "__func__", None) is type(self._loop)._run_handle:
+            given: asyncio.Handle = arguments[0]
+            return given
+        return handle
 
 
 class Selector:

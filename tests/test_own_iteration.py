@@ -12,6 +12,7 @@ import threading
 
 import pytest
 import support
+from streamkit import record_errors
 from support import run_once
 
 
@@ -187,3 +188,25 @@ def test_arguments_of_the_steps(loop):
         loop._dispatch(-1)
     loop._poll(-1)
     loop._poll(float("nan"))
+
+
+def test_handles_of_asyncios_own_class(loop):
+    """Libraries make them, and asyncio's code for signals; one may be cancelled."""
+    order = []
+    runs, late, early = (
+        asyncio.Handle(order.append, (word,), loop) for word in ("ran", "late", "early")
+    )
+    early.cancel()
+    for handle in (early, runs, late):
+        loop._add_callback(handle)
+    assert list(loop._ready) == [runs, late]
+    assert loop._ready[0] is runs
+    assert runs in loop._ready
+    late.cancel()
+    errors = record_errors(loop)
+    run_once(loop)
+    assert order == ["ran"]
+    assert not errors.contexts
+    loop._ready.append(runs)
+    assert loop._ready.popleft() is runs
+    assert not loop._ready

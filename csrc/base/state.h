@@ -37,7 +37,8 @@
     X(_make_socket_transport)                                                          \
     X(_read_inbox)                                                                     \
     X(_resume)                                                                         \
-    X(_run)                                                                            \
+    X(_cancelled)                                                                      \
+    X(_run_handle)                                                                     \
     X(_detach)                                                                         \
     X(_dispatch)                                                                       \
     X(_check_callback)                                                                 \

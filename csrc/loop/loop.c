@@ -398,7 +398,8 @@ loop_write_to_self(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* asyncio's private _add_callback(handle): a Handle of ours, or any with _run(). */
+/* asyncio's private _add_callback(handle): a Handle of ours, or one of asyncio's own, as
+ * borrowed code makes them (signal handlers): the loop's _run_handle(handle) runs it. */
 static PyObject *
 loop_add_callback(PyObject *op, PyObject *handle)
 {
@@ -416,12 +417,20 @@ loop_add_callback(PyObject *op, PyObject *handle)
         }
         Py_RETURN_NONE;
     }
-    /* asyncio.Handle itself, made by borrowed code (signal handlers). */
-    PyObject *run = PyObject_GetAttr(handle, self->state->str__run);
+    PyObject *cancelled = PyObject_GetAttr(handle, self->state->str__cancelled);
+    int is_cancelled = cancelled != NULL ? PyObject_IsTrue(cancelled) : -1;
+    Py_XDECREF(cancelled);
+    if (is_cancelled < 0) {
+        return NULL;
+    }
+    if (is_cancelled) {
+        Py_RETURN_NONE;
+    }
+    PyObject *run = PyObject_GetAttr(op, self->state->str__run_handle);
     if (run == NULL) {
         return NULL;
     }
-    HandleObject *wrapper = handle_new(self, run, NULL, 0, NULL);
+    HandleObject *wrapper = handle_new(self, run, &handle, 1, NULL);
     Py_DECREF(run);
     if (wrapper == NULL || loop_ready_push_steal(self, wrapper) < 0) {
         return NULL;
