@@ -1,10 +1,11 @@
 """CPython's own asyncio tests, those of the Python that runs this, on other loops.
 
-    python tests/conformance/run.py [--loops pyloop,uvloop,asyncio] [--table] [NAME...]
+    python tests/conformance/run.py [--loops asyncio,pyloop,uvloop] [--table] [NAME...]
 
 A test that pyloop does not pass is an error, unless asyncio does not pass it either or
-expectations.py leaves it out; so is one that is left out and passes. NAME selects tests
-whose name, "module.Class.test", has it as a part.
+expectations.py leaves it out; so is one that is left out and passes. Other loops are
+counted, and not judged; one that is not installed is said to be, and left out. NAME
+selects tests whose name, "module.Class.test", has it as a part.
 """
 
 import argparse
@@ -27,10 +28,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 # time. Not here: what tests the selector and proactor loops, and classes without one.
 MODULES = """
     test_base_events test_buffered_proto test_context test_eager_task_factory
-    test_events test_free_threading test_futures test_futures2 test_locks test_pep492
-    test_queues test_runners test_sendfile test_server test_sock_lowlevel test_ssl
-    test_sslproto test_staggered test_streams test_subprocess test_taskgroups test_tasks
-    test_threads test_timeouts test_unix_events test_waitfor
+    test_events test_free_threading test_futures test_futures2 test_graph test_locks
+    test_pep492 test_queues test_runners test_sendfile test_server test_server_context
+    test_sock_lowlevel test_ssl test_sslproto test_staggered test_streams
+    test_subprocess test_taskgroups test_tasks test_threads test_timeouts
+    test_unix_events test_waitfor
 """.split()
 
 LEFT_OUT_SHARE = 0.1  # of what runs, at most
@@ -73,7 +75,8 @@ def run_tests(kind, names, slots):
 class Run:
     """All results of one kind of loop, and what is wrong with them."""
 
-    def __init__(self, kind, names, slots):
+    def __init__(self, kind, names, slots, asyncios=None):
+        """asyncios: the results of asyncio's run of the same names, if it was run."""
         started = time.monotonic()
         self.kind = kind
         self.results = run_tests(kind, names, slots)
@@ -86,9 +89,9 @@ class Run:
         self.unsteady = [name for name in again if self.of(name) == "pass"]
         self.excused = set()  # what asyncio does not pass either
         if kind != "asyncio" and self.suspects():
-            oracle = run_tests("asyncio", self.suspects(), 1)
+            oracle = asyncios or run_tests("asyncio", self.suspects(), 1)
             self.excused = {
-                name for name, result in oracle.items() if result.outcome != "pass"
+                name for name in self.suspects() if oracle[name].outcome != "pass"
             }
         self.seconds = time.monotonic() - started
 
@@ -121,20 +124,22 @@ class Run:
                 left_out = self.kind != "asyncio" and expectations.is_left_out(name)
                 counts["left out" if left_out else "skipped"] += 1
             else:
-                counts["pass" if self.made_a_loop(result) else "no loop"] += 1
+                counts["pass" if result.loops else "no loop"] += 1
         return counts
 
-    def made_a_loop(self, result):
-        return self.kind == "asyncio" or result.loops > 0
-
     def report(self):
-        """Print what is wrong, and this run's line."""
+        """Print what is wrong, with reasons if it is judged, and this run's line."""
         for name in self.failures():
             result = self.results[name]
-            text = "".join(f"    {line}\n" for line in result.text.splitlines()[-25:])
-            print(f"{self.kind}: {result.outcome}: {name}\n{text}")
+            print(f"{self.kind}: {result.outcome}: {name}")
+            if self.kind == "pyloop":
+                text = result.text.splitlines()[-25:]
+                print(*(f"    {line}\n" for line in text), sep="")
         for name in self.unsteady:
             print(f"{self.kind}: passed at the second attempt only: {name}")
+        for name in sorted(self.excused):
+            if self.of(name) != "skip":
+                print(f"{self.kind}: {self.of(name)}, as on asyncio: {name}")
         counts = ", ".join(f"{count} {sort}" for sort, count in self.counts().items())
         print(f"{self.kind}: {counts} ({self.seconds:.1f} s)")
 
@@ -177,7 +182,15 @@ def main():
         print(f"{sys.executable} has no test.test_asyncio: nothing to conform to")
         return 0
     names = find_tests(options.names)
-    runs = [Run(kind, names, options.slots) for kind in kinds]
+    if not names:
+        parser.error(f"no test is named like {' or '.join(options.names)}")
+    runs, results = [], {}
+    for kind in sorted(kinds):  # asyncio's first
+        if kind not in ("asyncio", "pyloop") and importlib.util.find_spec(kind) is None:
+            print(f"{kind}: it is not installed for this Python, and is left out")
+            continue
+        runs.append(Run(kind, names, options.slots, results.get("asyncio")))
+        results[kind] = runs[-1].results
     wrong = []
     for run in runs:
         run.report()

@@ -12,7 +12,9 @@ CPython's tests get their loops in four ways, and each is covered:
 
 import asyncio
 import contextlib
+import functools
 import importlib
+import mmap
 import os
 import selectors
 import warnings
@@ -24,11 +26,29 @@ KINDS = ("asyncio", "pyloop", "uvloop")
 THE_CLASS_ITSELF = {"test_sendfile"}
 
 
+class Counter:
+    """A number that is shared with forked children, until they begin their own."""
+
+    def __init__(self):
+        self.begin()
+
+    def begin(self):
+        self.memory = mmap.mmap(-1, 8)
+
+    @property
+    def value(self):
+        return int.from_bytes(self.memory[:8], "little")
+
+    @value.setter
+    def value(self, number):
+        self.memory[:8] = number.to_bytes(8, "little")
+
+
 class Substitute:
-    """A kind of loop, and how many of its loops this process has made."""
+    """A kind of loop, and how many of its loops the tests have made."""
 
     def __init__(self, kind):
-        self.made = 0
+        self.made = Counter()
         self.native = self.loop = None
         if kind != "asyncio":
             self.native = importlib.import_module(kind).Loop
@@ -40,11 +60,11 @@ class Substitute:
         pyloop has two ways to watch descriptors: where a test chooses another selector
         than epoll's, it gets the portable one.
         """
-        substitute = self
+        made = self.made
 
         class Loop(native):
             def __init__(self, selector=None):
-                substitute.made += 1
+                made.value += 1
                 if selector is not None:
                     selector.close()
                 super().__init__()
@@ -55,11 +75,27 @@ class Substitute:
                     return super().__new__(cls)
 
         Loop.__qualname__ = "Loop"
+        if not hasattr(native, "_default_executor"):
+            # What the tests' utils.close_loop looks for: without it, nearly every test
+            # of a loop that is no BaseEventLoop would fail as it is torn down.
+            Loop._default_executor = None
         return Loop
+
+    def count_asyncios(self):
+        """Count asyncio's own loops."""
+        made, init = self.made, base_events.BaseEventLoop.__init__
+
+        @functools.wraps(init)
+        def counting_init(loop, *args, **kwargs):
+            made.value += 1
+            init(loop, *args, **kwargs)
+
+        base_events.BaseEventLoop.__init__ = counting_init
 
     def install(self):
         """Make asyncio's names and its default policy give loops of this kind."""
         if self.native is None:
+            self.count_asyncios()
             return
         for module in (asyncio, unix_events):
             for name in ("SelectorEventLoop", "EventLoop"):
