@@ -454,6 +454,7 @@ async def test_the_caller_goes_on_as_connection_made_returns(loop):
     order.append("caller")
     transport.get_pipe_transport(0).close()
     await protocol.lost
+    transport.close()
     assert order == ["made", "caller", "scheduled"]
 
 
