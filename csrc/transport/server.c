@@ -57,6 +57,35 @@ listener_report(ListenerObject *self, PyObject *protocol)
                        self->loop->state->str_protocol, protocol, NULL);
 }
 
+/* In debug mode, as asyncio. address and sock: borrowed, or NULL with an exception. */
+static void
+listener_log(ListenerObject *self, PyObject *address, PyObject *sock)
+{
+    PyObject *server =
+        listener_has(self, ARG_SERVER) ? self->args[ARG_SERVER] : Py_None;
+    PyObject *done = NULL;
+    if (address != NULL && sock != NULL) {
+        done = PyObject_CallMethod(self->loop->state->logger, "debug", "sOOO",
+                                   "%r got a new connection from %r: %r", server,
+                                   address, sock);
+    }
+    if (done == NULL) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(done);
+}
+
+/* The same of a connection whose transport is made. */
+static void
+listener_log_stream(ListenerObject *self, StreamObject *stream)
+{
+    PyObject *sock = stream_socket(stream);
+    PyObject *address =
+        sock != NULL ? stream_extra_get(stream, self->loop->state->str_peername) : NULL;
+    listener_log(self, address, sock);
+    Py_XDECREF(address);
+}
+
 /* ---- one connection ------------------------------------------------------------ */
 
 /* In the connection's context. Takes over fd. 0, or -1 with what must leave run. */
@@ -91,6 +120,9 @@ listener_start_plain(ListenerObject *self, int fd, const struct sockaddr_storage
         if (listener_has(self, ARG_CONTEXT)) {
             Py_SETREF(stream->context, Py_NewRef(context)); /* 3.15: one for all */
         }
+        if (self->loop->debug) {
+            listener_log_stream(self, stream);
+        }
         rc = stream_start(stream);
         Py_DECREF(stream);
     }
@@ -109,6 +141,9 @@ listener_start_task(ListenerObject *self, int fd, const struct sockaddr_storage 
         address = sockaddr_knows(self->kind.family)
                       ? sockaddr_to_python(peer, length)
                       : call_method0(sock, self->loop->state->str_getpeername);
+    }
+    if (address != NULL && self->loop->debug) {
+        listener_log(self, address, sock);
     }
     if (address != NULL) {
         PyObject *values[9] = {(PyObject *)self->loop, sock, address};
