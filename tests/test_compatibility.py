@@ -195,7 +195,8 @@ async def test_the_selector_has_select_only(loop):
     async with connected() as (transport, _, _):
         assert not hasattr(loop._selector, "get_map")
         assert not hasattr(loop, "_transports")
-        assert not hasattr(transport, "max_size")
+        for name in ("_buffer", "_read_ready", "_write_ready"):
+            assert not hasattr(transport, name)
 
 
 def test_the_wakeup_descriptor_is_the_loop_s_during_a_run(loop):

@@ -87,6 +87,7 @@ datagram_new(LoopObject *loop, int fd, PyObject *sock, PyObject *protocol,
     self->protocol = Py_NewRef(protocol);
     self->high_water = FLOW_HIGH_WATER;
     self->low_water = FLOW_LOW_WATER;
+    self->max_size = DATAGRAM_MAX_SIZE;
     bool has_extra = extra != NULL && extra != Py_None;
     if (has_extra && !PyDict_Check(extra)) {
         PyErr_Format(PyExc_TypeError, "extra must be a dict or None, not %s",
@@ -611,6 +612,9 @@ static PyGetSetDef datagram_getsets[] = {
     {"_paused", datagram_get_flag, NULL, NULL, AT(paused)},
     {"_buffer_size", datagram_get_buffer_size, NULL, NULL, NULL},
     {"_protocol_paused", datagram_get_flag, NULL, NULL, AT(protocol_paused)},
+    {"_high_water", flow_get_size, NULL, NULL, AT(high_water)},
+    {"_low_water", flow_get_size, NULL, NULL, AT(low_water)},
+    {"max_size", flow_get_size, flow_set_max_size, NULL, AT(max_size)},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -794,5 +798,9 @@ datagram_type_create(PyObject *module)
     }
     PyObject *type = PyType_FromModuleAndSpec(module, &datagram_spec, bases);
     Py_DECREF(bases);
+    if (type != NULL &&
+        PyObject_SetAttrString(type, "_protocol_connected", Py_True) < 0) {
+        Py_CLEAR(type);
+    }
     return (PyTypeObject *)type;
 }

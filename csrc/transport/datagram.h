@@ -29,7 +29,7 @@ typedef enum { DATAGRAM_OPEN, DATAGRAM_CLOSING, DATAGRAM_CLOSED } DatagramPhase;
 
 enum {
     DATAGRAM_INHERITED = 8, /* slots of asyncio's _FlowControlMixin: five today */
-    DATAGRAM_MAX_SIZE = 256 * 1024, /* asyncio's max_size: what is longer is cut off */
+    DATAGRAM_MAX_SIZE = 256 * 1024, /* the room for one: what is longer is cut off */
     DATAGRAM_BATCH = 32,            /* datagrams per system call, and per event */
 };
 
@@ -69,6 +69,7 @@ typedef struct {
     DatagramQueue queue;  /* D2 */
     size_t queue_bytes;
     size_t high_water, low_water;
+    size_t max_size; /* of a datagram that is received: the rest is cut off */
 } DatagramObject;
 
 /* datagram.c */

@@ -154,7 +154,8 @@ receive_failed(DatagramObject *self)
 static int
 receive_by_method(DatagramObject *self)
 {
-    PyObject *size = PyLong_FromLong(DATAGRAM_MAX_SIZE);
+    PyObject *size = PyLong_FromSize_t(
+        self->max_size < DATAGRAM_MAX_SIZE ? self->max_size : DATAGRAM_MAX_SIZE);
     PyObject *sock = Py_NewRef(self->sock); /* its method may end us */
     PyObject *pair =
         size != NULL ? call_method1(sock, self->loop->state->str_recvfrom, size) : NULL;
@@ -183,7 +184,7 @@ fill_inbox(DatagramObject *self, const DatagramRoom *room, int count)
     }
     for (int i = 0; i < count; i++) {
         Datagram datagram;
-        if (room_make_datagram(self->loop, room, i, &datagram) < 0) {
+        if (room_make_datagram(self->loop, room, i, self->max_size, &datagram) < 0) {
             return -1;
         }
         datagram_queue_push_steal(&self->inbox, datagram);
@@ -212,7 +213,7 @@ receive_batch(DatagramObject *self)
         return receive_failed(self);
     }
     Datagram first = {NULL, NULL};
-    int rc = count == 1 ? room_make_datagram(loop, room, 0, &first)
+    int rc = count == 1 ? room_make_datagram(loop, room, 0, self->max_size, &first)
                         : fill_inbox(self, room, count);
     room_give_back(loop, room);
     if (rc < 0) {

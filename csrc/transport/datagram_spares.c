@@ -240,13 +240,14 @@ room_receive(DatagramRoom *room, int fd, bool long_ones)
 }
 
 int
-room_make_datagram(LoopObject *loop, const DatagramRoom *room, int i,
+room_make_datagram(LoopObject *loop, const DatagramRoom *room, int i, size_t max_size,
                    Datagram *datagram)
 {
     assert(i < room->count);
     const RoomMessage *message = &room->received[i];
+    size_t length = message->msg_len < max_size ? message->msg_len : max_size;
     datagram->data = PyBytes_FromStringAndSize(message->msg_hdr.msg_iov->iov_base,
-                                               (Py_ssize_t)message->msg_len);
+                                               (Py_ssize_t)length);
     if (datagram->data == NULL) {
         return -1;
     }

@@ -37,8 +37,9 @@ void room_give_back(LoopObject *loop, DatagramRoom *room);
  * datagrams, or -1 with errno. */
 int room_receive(DatagramRoom *room, int fd, bool long_ones);
 
-/* The i-th that was received, as Python objects. 0, or -1 with an exception. */
+/* The i-th that was received, as Python objects, up to max_size bytes of it. 0, or -1 with
+ * an exception. */
 int room_make_datagram(LoopObject *loop, const DatagramRoom *room, int i,
-                       Datagram *datagram);
+                       size_t max_size, Datagram *datagram);
 
 #endif

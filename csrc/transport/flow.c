@@ -139,3 +139,30 @@ flow_write_lost(LoopObject *loop, const char *warning, unsigned int *lost)
     (*lost)++;
     return rc;
 }
+
+/* ---- attributes of every transport ------------------------------------------------- */
+
+PyObject *
+flow_get_size(PyObject *op, void *closure)
+{
+    return PyLong_FromSize_t(*(size_t *)((char *)op + (size_t)(uintptr_t)closure));
+}
+
+int
+flow_set_max_size(PyObject *op, PyObject *value, void *closure)
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "max_size cannot be deleted");
+        return -1;
+    }
+    Py_ssize_t bytes = PyNumber_AsSsize_t(value, NULL);
+    if (bytes == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (bytes < 1) {
+        PyErr_Format(PyExc_ValueError, "max_size must be positive, not %zd", bytes);
+        return -1;
+    }
+    *(size_t *)((char *)op + (size_t)(uintptr_t)closure) = (size_t)bytes;
+    return 0;
+}

@@ -22,6 +22,7 @@
 #include "base/call.h"
 #include "base/errors.h"
 #include "loop/handle.h"
+#include "transport/flow.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -378,6 +379,8 @@ static PyGetSetDef pipe_reader_getsets[] = {
     {"_protocol", LOCKED(stream_get_protocol_attr), NULL, NULL, NULL},
     {"_closing", LOCKED(stream_get_closing), NULL, NULL, NULL},
     {"_paused", stream_get_flag, NULL, NULL, (void *)offsetof(StreamObject, paused)},
+    {"max_size", flow_get_size, flow_set_max_size, NULL,
+     (void *)offsetof(StreamObject, max_size)},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -392,6 +395,10 @@ static PyGetSetDef pipe_writer_getsets[] = {
     {"_conn_lost", stream_get_conn_lost, NULL, NULL, NULL},
     {"_protocol_paused", stream_get_flag, NULL, NULL,
      (void *)offsetof(StreamObject, protocol_paused)},
+    {"_high_water", flow_get_size, NULL, NULL,
+     (void *)offsetof(StreamObject, high_water)},
+    {"_low_water", flow_get_size, NULL, NULL,
+     (void *)offsetof(StreamObject, low_water)},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

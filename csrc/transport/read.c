@@ -87,7 +87,8 @@ stream_read_bytes(StreamObject *self)
     if (scratch == NULL) {
         return stream_fatal_error(self, self->ops->read_failed);
     }
-    ssize_t n = self->ops->receive(self->fd, scratch, SCRATCH_SIZE);
+    size_t room = self->max_size < SCRATCH_SIZE ? self->max_size : SCRATCH_SIZE;
+    ssize_t n = self->ops->receive(self->fd, scratch, room);
     int rc = stream_after_recv(self, n);
     if (rc <= 0) {
         return rc;

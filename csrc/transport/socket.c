@@ -9,6 +9,7 @@
 #include "base/args.h"
 #include "base/call.h"
 #include "base/errors.h"
+#include "transport/flow.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -149,6 +150,20 @@ socket_keep_peer(StreamObject *self)
     }
 }
 
+/* What is sent through the descriptor of an SSLSocket would not be encrypted. 0, or -1. */
+static int
+socket_check_plain(PyloopState *state, PyObject *sock)
+{
+    if (Py_IS_TYPE(sock, (PyTypeObject *)state->SocketType)) {
+        return 0;
+    }
+    int is_ssl = PyObject_IsInstance(sock, state->SSLSocket);
+    if (is_ssl > 0) { /* as asyncio where it looks: not in create_unix_connection() */
+        PyErr_SetString(PyExc_TypeError, "Socket cannot be of type SSLSocket");
+    }
+    return is_ssl == 0 ? 0 : -1;
+}
+
 /* Loop._make_socket_transport(sock, protocol, waiter=None, *, extra=None, server=None) */
 PyObject *
 socket_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -165,7 +180,9 @@ socket_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         loop_check_closed(loop) < 0) {
         return NULL;
     }
-    int fd = args_descriptor(state->str_fileno, given[0]);
+    int fd = socket_check_plain(state, given[0]) == 0
+                 ? args_descriptor(state->str_fileno, given[0])
+                 : -1;
     if (fd < 0 || fd_check_no_transport(loop, fd, given[0]) < 0 ||
         sockets_kind(state, given[0], &kind) < 0) {
         return NULL;
@@ -292,6 +309,12 @@ static PyGetSetDef socket_getsets[] = {
     {"_eof", stream_get_flag, NULL, NULL, (void *)offsetof(StreamObject, write_eof)},
     {"_protocol_paused", stream_get_flag, NULL, NULL,
      (void *)offsetof(StreamObject, protocol_paused)},
+    {"_high_water", flow_get_size, NULL, NULL,
+     (void *)offsetof(StreamObject, high_water)},
+    {"_low_water", flow_get_size, NULL, NULL,
+     (void *)offsetof(StreamObject, low_water)},
+    {"max_size", flow_get_size, flow_set_max_size, NULL,
+     (void *)offsetof(StreamObject, max_size)},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -387,9 +410,10 @@ socket_type_create(PyObject *module)
     PyloopState *state = state_of_module(module);
     PyObject *type = (PyObject *)stream_type_over(
         module, &socket_spec, (PyTypeObject *)state->FlowControlMixin);
-    /* What loop.start_tls() and loop.sendfile() ask of a transport. */
+    /* What loop.start_tls(), loop.sendfile() and libraries ask of a transport. */
     if (type != NULL &&
         (PyObject_SetAttrString(type, "_start_tls_compatible", Py_True) < 0 ||
+         PyObject_SetAttrString(type, "_protocol_connected", Py_True) < 0 ||
          PyObject_SetAttrString(type, "_sendfile_compatible",
                                 state->sendfile_try_native) < 0)) {
         Py_CLEAR(type);

@@ -70,6 +70,7 @@ stream_alloc(LoopObject *loop, PyTypeObject *type, const StreamOps *ops,
     self->protocol = Py_NewRef(protocol);
     self->high_water = FLOW_HIGH_WATER;
     self->low_water = FLOW_LOW_WATER;
+    self->max_size = FLOW_MAX_SIZE;
     self->context = PyContext_CopyCurrent();
     self->extra = extra != NULL && extra != Py_None ? PyDict_Copy(extra) : NULL;
     if (self->context == NULL || PyErr_Occurred()) {

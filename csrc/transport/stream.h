@@ -82,6 +82,8 @@ struct StreamObject {
     bool lost;              /* S1 */
     bool unreadable;        /* reading is never watched: a device that is written to */
     unsigned int conn_lost; /* asyncio's: writes that were lost, and an end before */
+    size_t
+        max_size; /* what one event reads at most; but never more than SCRATCH_SIZE */
     struct sockaddr_in6 peer; /* accept's address of an IP peer; family 0: none */
 
     /* write.c */
