@@ -500,27 +500,50 @@ async def test_callbacks_run_in_a_copy_of_the_creators_context(loop):
         assert "changed later" not in marks.values()
 
 
+@pytest.mark.parametrize("secure", [False, True])
 @on_loop
-async def test_callbacks_of_accepted_connections_have_the_servers_context(loop):
+async def test_callbacks_of_accepted_connections_have_the_servers_context(
+    loop, certificates, secure
+):
+    """Each connection has a copy. From 3.15 on it is the context of all its callbacks,
+    before only of those of TLS; without, connection_made has another copy.
+    """
     mark.set("server")
     accepted = []
 
     def factory():
         accepted.append(ContextRecorder())
+        accepted[-1].marks = [("factory", mark.get())]
+        mark.set("set by the factory")
         return accepted[-1]
 
-    server = await loop.create_server(factory, "127.0.0.1", 0)
-    address = server.sockets[0].getsockname()
+    server = await loop.create_server(
+        factory,
+        "127.0.0.1",
+        0,
+        ssl=certificates.server_context() if secure else None,
+    )
     mark.set("client")
     for _ in range(2):
-        with socket.create_connection(address) as peer:
-            peer.send(b"x")
+        transport, _ = await loop.create_connection(
+            asyncio.Protocol,
+            *server.sockets[0].getsockname(),
+            ssl=certificates.client_context() if secure else None,
+            server_hostname="localhost" if secure else None,
+        )
+        transport.write(b"x")
+        transport.close()
     await until(lambda: len(accepted) == 2)
+    last = "protocol" if secure or PY >= (3, 15) else "factory"
     for protocol in accepted:
         await protocol.lost
-        marks = dict(protocol.marks)
-        assert marks["connection_made"] == "server"
-        assert marks["data_received"] in ("server", "set by the protocol")
+        protocol.transport.close()  # else TLS warns on 3.10
+        assert protocol.marks[:3] == [
+            ("factory", "server"),
+            ("connection_made", "set by the factory"),
+            ("data_received", f"set by the {last}"),
+        ]
+        assert {word for _, word in protocol.marks[3:]} == {"set by the protocol"}
     server.close()
     await server.wait_closed()
 
