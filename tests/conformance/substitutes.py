@@ -48,6 +48,7 @@ class Substitute:
     """A kind of loop, and how many of its loops the tests have made."""
 
     def __init__(self, kind):
+        self.kind = kind
         self.made = Counter()
         self.native = self.loop = None
         if kind != "asyncio":
