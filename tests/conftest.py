@@ -62,6 +62,9 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:It looks like .register_random.")
     # Options of plugins that are not installed.
     config.addinivalue_line("filterwarnings", "default::pytest.PytestConfigWarning")
+    if threading.current_thread() is threading.main_thread():
+        # A shell's background job has it ignored, and so would all that it starts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[CONFIGURED_KINDS] = chosen_kinds(config)
     config.stash[STDERR_COPY] = os.dup(2)
 
