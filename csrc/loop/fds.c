@@ -145,6 +145,20 @@ fds_watch(LoopObject *loop, int fd, unsigned int direction, FdCallback ready,
     return 0;
 }
 
+/* Whether the poller can be told that less is watched. Not in the child of a fork that has
+ * no poller of its own: then its parent's is left alone, and the next run raises. */
+static bool
+fds_can_disarm(LoopObject *loop)
+{
+    PyObject *exc = PyErr_GetRaisedException(); /* some come here with one */
+    bool can = loop_check_fork(loop) == 0;
+    PyErr_Clear(); /* it is raised when the loop runs */
+    if (exc != NULL) {
+        PyErr_SetRaisedException(exc);
+    }
+    return can;
+}
+
 PyObject *
 fds_unwatch(LoopObject *loop, int fd, unsigned int direction, bool lazy)
 {
@@ -160,7 +174,7 @@ fds_unwatch(LoopObject *loop, int fd, unsigned int direction, bool lazy)
     unsigned int wanted = entry_wanted(entry);
     fds_count_watched(loop, true, wanted != 0);
     PyObject *identity = NULL;
-    if (!(lazy && entry_has_identity(entry)) && loop_check_fork(loop) == 0) {
+    if (!(lazy && entry_has_identity(entry)) && fds_can_disarm(loop)) {
         /* An error means that the user closed it before: it is not watched either way. */
         (void)loop->fds.poller->arm(loop, fd, entry, wanted);
         if (wanted == 0) {
@@ -179,7 +193,7 @@ fds_forget(LoopObject *loop, int fd)
     if (entry == NULL) {
         return;
     }
-    if (entry->armed != 0 && loop_check_fork(loop) == 0) {
+    if (entry->armed != 0 && fds_can_disarm(loop)) {
         (void)loop->fds.poller->arm(loop, fd, entry, 0); /* as in fds_unwatch */
     }
     fds_count_watched(loop, entry_wanted(entry) != 0, false);
@@ -215,7 +229,7 @@ fds_leave(LoopObject *loop, int fd, PyObject *owner)
         }
     }
     unsigned int wanted = entry_wanted(entry);
-    if (entry->armed != wanted && loop_check_fork(loop) == 0) {
+    if (entry->armed != wanted && fds_can_disarm(loop)) {
         (void)loop->fds.poller->arm(loop, fd, entry, wanted); /* as in fds_unwatch */
     }
     fds_count_watched(loop, was_watched, wanted != 0);

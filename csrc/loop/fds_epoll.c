@@ -110,8 +110,30 @@ epoll_add_own(LoopObject *loop, FdTable *table)
     return err;
 }
 
+/* Registers in a fresh epoll descriptor what is the poller's own and all that is armed. */
+static int
+epoll_add_all(LoopObject *loop, FdTable *table)
+{
+    int err = epoll_add_own(loop, table);
+    for (size_t fd = 0; err == 0 && fd < table->capacity; fd++) {
+        FdEntry *entry = &table->entries[fd];
+        if (entry->armed == 0) {
+            continue;
+        }
+        err = epoll_control(table, EPOLL_CTL_ADD, (int)fd,
+                            epoll_data_of((int)fd, entry->generation),
+                            epoll_events_of(entry->armed));
+        if (err == EBADF || err == EPERM) {
+            entry->armed = 0; /* it was closed: unarmed, as the kernel has it */
+            err = 0;
+        }
+    }
+    return err;
+}
+
 /* Events came for a registration that is not ours any more: its number was closed while a
- * duplicate keeps the file open, so that it cannot be removed. Start from a new epoll. */
+ * duplicate keeps the file open, so that it cannot be removed. Start from a new epoll. If
+ * none can be had the old one stays, and the next poll tries again. */
 static int
 epoll_rebuild(LoopObject *loop)
 {
@@ -122,28 +144,11 @@ epoll_rebuild(LoopObject *loop)
         return errors_raise_errno(errno);
     }
     table->epfd = fresh;
-    int err = epoll_add_own(loop, table);
+    int err = epoll_add_all(loop, table);
     if (err != 0) {
         table->epfd = old;
         (void)close(fresh);
         return errors_raise_errno(err);
-    }
-    for (size_t fd = 0; fd < table->capacity; fd++) {
-        FdEntry *entry = &table->entries[fd];
-        if (entry->armed == 0) {
-            continue;
-        }
-        unsigned int mask = entry->armed;
-        uint8_t pending = entry->pending;
-        uint32_t generation = entry->generation;
-        entry->armed = 0;
-        /* A failure is a closed descriptor: it stays unarmed, as the kernel has it. */
-        if (epoll_control(table, EPOLL_CTL_ADD, (int)fd,
-                          epoll_data_of((int)fd, generation),
-                          epoll_events_of(mask)) == 0) {
-            entry->armed = (uint8_t)mask;
-            entry->pending = pending;
-        }
     }
     (void)close(old);
     table->orphans = false;

@@ -91,16 +91,17 @@ watch_from_uv(uv_handle_t *handle)
     return (FdUvWatch *)((char *)handle - offsetof(FdUvWatch, uv));
 }
 
-/* False for a closed descriptor: there is no other reason for fstat to fail. */
-static bool
+/* 0, or an errno: EBADF for a closed descriptor. */
+static int
 file_identify(int fd, FileId *file)
 {
     struct stat status;
-    bool found = fstat(fd, &status) == 0;
-    if (found) {
-        *file = (FileId){.device = status.st_dev, .inode = status.st_ino};
+    if (fstat(fd, &status) < 0) {
+        *file = (FileId){0};
+        return errno;
     }
-    return found;
+    *file = (FileId){.device = status.st_dev, .inode = status.st_ino};
+    return 0;
 }
 
 static bool
@@ -304,11 +305,8 @@ uvpoll_arm(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask)
     bool owned = entry->transport != NULL;
     if (watch == NULL || !owned) {
         FileId file;
-        int err = 0;
-        if (!file_identify(fd, &file)) {
-            err = EBADF;
-        }
-        else if (watch == NULL || !file_equal(&file, &watch->file)) {
+        int err = file_identify(fd, &file);
+        if (err == 0 && (watch == NULL || !file_equal(&file, &watch->file))) {
             err = uvpoll_replace(loop, entry, fd, file);
         }
         if (err != 0) {
@@ -350,22 +348,30 @@ uvpoll_settle(LoopObject *loop, FdUvPoller *poller)
 }
 
 /* Tells libuv what changed since the last run. True if there is something to register: a
- * uv_run must follow at once (V2). */
+ * uv_run must follow at once (V2). *err is an errno if the kernel does not say what a
+ * descriptor is: what changed from there on is for the next run. */
 static bool
-uvpoll_start_changed(LoopObject *loop, FdUvPoller *poller)
+uvpoll_start_changed(LoopObject *loop, FdUvPoller *poller, int *err)
 {
     FdUvWatch *watch;
     bool started = false;
+    *err = 0;
     while ((watch = poller->changed) != NULL) {
         assert(watch->opened && !watch->retired);
-        changed_remove(poller, watch);
         if (watch->active == watch->wanted && !watch->renew) {
-            continue; /* changed and changed back */
+            changed_remove(poller, watch); /* changed and changed back */
+            continue;
         }
+        FileId file;
+        int found = file_identify(watch->fd, &file);
+        if (found != 0 && found != EBADF) {
+            *err = found;
+            break;
+        }
+        changed_remove(poller, watch);
         int events = ((watch->wanted & FD_READ) ? UV_READABLE : 0) |
                      ((watch->wanted & FD_WRITE) ? UV_WRITABLE : 0);
-        FileId file;
-        if (!file_identify(watch->fd, &file) || !file_equal(&file, &watch->file) ||
+        if (found != 0 || !file_equal(&file, &watch->file) ||
             uv_poll_start(&watch->uv, events, on_ready_nogil) < 0) {
             uvpoll_drop(loop, watch);
             continue;
@@ -432,9 +438,10 @@ uvpoll_poll(LoopObject *loop, double seconds)
 {
     FdUvPoller *poller = loop->fds.uv_poller;
     assert(!poller->detached && !poller->deferred && poller->ready == NULL);
-    bool started = uvpoll_start_changed(loop, poller);
+    int err;
+    bool started = uvpoll_start_changed(loop, poller, &err);
     /* uv_run returns whether handles are left: the waker always is. */
-    if (started) {
+    if (started || err != 0) {
         (void)uv_run(&loop->uv, UV_RUN_NOWAIT);
         seconds = 0; /* it may have taken a wake-up: the caller looks and comes again */
     }
@@ -451,14 +458,17 @@ uvpoll_poll(LoopObject *loop, double seconds)
         lock_take_back(held);
         poller->detached = false;
     }
-    else if (!started) {
+    else if (!started && err == 0) {
         (void)uv_run(&loop->uv, UV_RUN_NOWAIT);
     }
     (void)uv_timer_stop(&poller->timer); /* cannot fail; may not have been started */
     if (poller->deferred) {
         uvpoll_settle(loop, poller);
     }
-    return uvpoll_hand_over(loop, poller);
+    if (uvpoll_hand_over(loop, poller) < 0) {
+        return -1;
+    }
+    return err == 0 ? 0 : errors_raise_errno(err);
 }
 
 static int

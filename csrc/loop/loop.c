@@ -98,18 +98,22 @@ loop_setattro(PyObject *op, PyObject *name, PyObject *value)
 int
 loop_check_fork(LoopObject *self)
 {
-    unsigned int forks = forks_count();
-    if (forks == self->forks || !self->uv_open) {
+    unsigned int noted = self->forks, forks = forks_count();
+    if (forks == noted || !self->uv_open) {
         return 0;
     }
     self->forks = forks; /* first: what follows comes back here */
     self->polling =
         false; /* forked by another thread: no thread of this process polls */
-    int err = uv_loop_fork(&self->uv);
-    if (err < 0) {
-        return errors_raise_uv(err);
+    if (self->fork_err == 0) {
+        self->fork_err = uv_loop_fork(&self->uv);
     }
-    return self->fds.poller->after_fork(self);
+    int rc = self->fork_err < 0 ? errors_raise_uv(self->fork_err)
+                                : self->fds.poller->after_fork(self);
+    if (rc < 0) {
+        self->forks = noted;
+    }
+    return rc;
 }
 
 char *
@@ -230,6 +234,32 @@ loop_drop_work(LoopObject *self)
     Py_CLEAR(self->task_keywords);
 }
 
+/* Ends libuv's loop: only closing handles are left, so it cannot wait. */
+static void
+loop_close_uv(LoopObject *self)
+{
+    uv_close((uv_handle_t *)&self->waker, NULL);
+    (void)uv_run(&self->uv, UV_RUN_DEFAULT);
+    int err = uv_loop_close(&self->uv);
+    assert(err == 0);
+    (void)err;
+}
+
+/* Closes the descriptors that libuv has after a fork that it could not follow. Entered
+ * again, with a descriptor of its own missing, it would abort the process: its memory, in
+ * a child that is out of it, stays. */
+static void
+loop_abandon_uv(LoopObject *self)
+{
+    const int fds[] = {self->uv.backend_fd, self->uv.async_io_watcher.fd,
+                       self->uv.signal_pipefd[0], self->uv.signal_pipefd[1]};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(fds); i++) {
+        if (fds[i] >= 0) {
+            (void)close(fds[i]);
+        }
+    }
+}
+
 /* From LOOP_OPEN to LOOP_CLOSED, the system's part included. */
 static void
 loop_close_core(LoopObject *self)
@@ -241,11 +271,12 @@ loop_close_core(LoopObject *self)
         loop_drop_work(self);
         self->uv_open = false;
         fds_close(self);
-        uv_close((uv_handle_t *)&self->waker, NULL);
-        (void)uv_run(&self->uv, UV_RUN_DEFAULT); /* only closing handles: cannot wait */
-        int err = uv_loop_close(&self->uv);
-        assert(err == 0);
-        (void)err;
+        if (self->fork_err == 0) {
+            loop_close_uv(self);
+        }
+        else {
+            loop_abandon_uv(self);
+        }
         handle_free_spares(self);
         datagram_free_spares(self);
         PyMem_RawFree(self->scratch);

@@ -51,7 +51,8 @@ struct LoopObject {
     bool uv_open;       /* uv, waker, poller exist: until loop_close_core */
     unsigned int forks; /* forks_count() of the process that the uv loop and the poller
                          * belong to */
-    bool counted;       /* in state->live_loops */
+    int fork_err; /* < 0: libuv could not follow a fork: not to be entered again */
+    bool counted; /* in state->live_loops */
 
     /* Flags that asyncio keeps as attributes of the same name (getsets in loop.c). */
     bool stopping;
@@ -113,7 +114,8 @@ int loop_check_closed(LoopObject *self);
 int loop_check_thread(LoopObject *self);
 void loop_refresh_overrides(LoopObject *self);
 /* In a forked child, once: the kernel's side of the loop is shared with the parent and is
- * replaced by the child's own, so that nothing done here reaches the parent's. 0, or -1. */
+ * replaced by the child's own, so that nothing done here reaches the parent's. 0, or -1
+ * with OSError when that cannot be had; the next call tries again what can be. */
 int loop_check_fork(LoopObject *self);
 char *loop_scratch(LoopObject *self); /* borrowed; NULL with MemoryError */
 

@@ -32,7 +32,7 @@ void
 threadsafe_wake(LoopObject *self)
 {
     uv_mutex_lock(&self->inbox_lock);
-    if (self->inbox_open) {
+    if (self->inbox_open && self->fork_err == 0) {
         (void)uv_async_send(
             &self->waker); /* fails only for a handle that is no async */
     }
@@ -71,7 +71,7 @@ threadsafe_push_inbox_steal(LoopObject *self, HandleObject *handle)
     bool pushed = open && ring_push(&self->inbox, ready_word_of_handle(handle));
     if (pushed) {
         RACY_STORE(self->inbox_waiting, true);
-        if (first) {
+        if (first && self->fork_err == 0) {
             (void)uv_async_send(&self->waker); /* as in threadsafe_wake */
         }
     }
