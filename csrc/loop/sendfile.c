@@ -167,7 +167,10 @@ sendfile_release(CoroObject *coro)
     off_t offset;
     if (self->sent > 0 && self->args[FILE_ARG] != NULL) {
         int in = sendfile_offset(self, &offset) == 0 ? sendfile_file(self) : -1;
-        if (in < 0) {
+        if (in < 0 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+            PyErr_WriteUnraisable(self->args[FILE_ARG]);
+        }
+        else if (in < 0) {
             PyErr_Clear(); /* closed meanwhile: it has no position any more */
         }
         else {
