@@ -9,6 +9,7 @@ policy's child watchers are not asked, and SIGCHLD is left alone.
 from __future__ import annotations
 
 import asyncio
+import collections.abc
 import contextlib
 import functools
 import itertools
@@ -35,6 +36,10 @@ _thread_numbers = itertools.count(1)
 class SubprocessTransport(_UnixSubprocessTransport):  # type: ignore[misc]
     """The transport of a child process; an asyncio.SubprocessTransport."""
 
+    def _connect_pipes(self, waiter: Connected) -> Connecting:
+        """What asyncio makes a task of, as this is constructed."""
+        return Connecting(super()._connect_pipes(waiter), waiter)
+
     def send_signal(self, signal: int) -> None:
         """Send a signal, unless the child has ended.
 
@@ -56,6 +61,38 @@ class SubprocessTransport(_UnixSubprocessTransport):  # type: ignore[misc]
     def kill(self) -> None:
         """Send SIGKILL, as send_signal()."""
         self.send_signal(signal.SIGKILL)
+
+
+class Connecting(collections.abc.Coroutine[Any, Any, None]):
+    """The coroutine that connects the pipes, which tells the waiter how it ended.
+
+    asyncio's own tells nobody if its task is cancelled before the first step: none of
+    its code is run then.
+    """
+
+    def __init__(self, coro: Any, waiter: Connected) -> None:
+        self._coro = coro
+        self._waiter = waiter
+        self.__name__ = self.__qualname__ = coro.__qualname__
+
+    def send(self, value: Any) -> Any:
+        return self._coro.send(value)
+
+    def throw(self, *exc_info: Any) -> Any:
+        try:
+            return self._coro.throw(*exc_info)
+        except StopIteration:
+            raise
+        except BaseException as exc:
+            if not self._waiter.done():
+                self._waiter.set_exception(exc)
+            raise
+
+    def close(self) -> None:
+        self._coro.close()
+
+    def __await__(self) -> Any:
+        return self._coro.__await__()
 
 
 class Connected(asyncio.Future[None]):
@@ -85,9 +122,14 @@ class Child:
     def watch(self) -> None:
         """Begin to wait. Raises RuntimeError if that takes a thread and none starts."""
         try:
-            self._watch_pidfd()
-        except (AttributeError, OSError):  # no pidfds here, or none left
-            self._watch_in_thread()
+            try:
+                self._watch_pidfd()
+            except (AttributeError, OSError):  # no pidfds here, or none left
+                self._watch_in_thread()
+        except BaseException:
+            # Nobody waits: Popen will, when it is dropped and another child starts.
+            self.exited.set_result(None)
+            raise
 
     def _watch_pidfd(self) -> None:
         self.pidfd = os.pidfd_open(self.process.pid)
@@ -120,12 +162,7 @@ class Child:
             name=f"pyloop-waitpid-{next(_thread_numbers)}",
             daemon=True,
         )
-        try:
-            thread.start()
-        except RuntimeError:
-            # Nobody waits: Popen will, when it is dropped and another child starts.
-            self.exited.set_result(None)
-            raise
+        thread.start()
 
     def _wait_in_thread(self) -> None:
         # Only look: the loop's thread reaps, so that the number is not another's while

@@ -322,6 +322,22 @@ async def test_cancelled_half_way(loop, made, iterations):
         assert_reaped(child.pid)
 
 
+@on_loop
+async def test_cancelled_with_all_other_tasks(loop, loop_kind, made):
+    """As asyncio.run() ends: the task that connects the pipes is cancelled as well."""
+    streamkit.oracle_bug(loop_kind, True, "leaves pipes open")
+    before = asyncio.all_tasks(loop)
+    starting = loop.create_task(plain(loop, "sleep", "1000", stdin=PIPE, stdout=PIPE))
+    await asyncio.sleep(0)
+    for task in asyncio.all_tasks(loop) - before:
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    (child,) = made
+    assert child.returncode == -signal.SIGKILL
+    assert_reaped(child.pid)
+
+
 @pytest.mark.pyloop_only
 @on_loop
 async def test_cancelled_twice(loop, made):
