@@ -4,6 +4,9 @@ Each driver has a process of its own; it exits with 1 when it found something.
 """
 
 import os
+import re
+import shutil
+import subprocess
 import sys
 import sysconfig
 
@@ -13,7 +16,8 @@ import support
 HARDENING = os.path.join(support.TESTS_DIR, "hardening")
 
 sys.path.append(HARDENING)
-import shims  # noqa: E402  (from the folder above)
+import fault  # noqa: E402  (from the folder above)
+import shims  # noqa: E402
 
 pytestmark = [
     pytest.mark.pyloop_only,
@@ -46,7 +50,27 @@ def test_failing_allocations(loop_kind):
 
 
 def test_failing_system_calls(loop_kind):
-    run("fault.py", "--calls", 2, "=loop_life", "=buffered_echo")
+    run("fault.py", "--calls", 2, "=loop_life", "=buffered_echo", "=forked")
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm lists the core's imports")
+def test_no_system_call_of_the_core_is_forgotten(loop_kind):
+    """What the core imports fails in fault.py, or is said there not to."""
+    listed = subprocess.run(
+        ["nm", "-D", "--undefined-only", shims.core_path()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = {line.split()[-1].partition("@")[0] for line in listed.stdout.splitlines()}
+    assert {"recv", "sendmsg", "PyErr_Occurred"} <= names
+    left_out = "|".join(fault.NOT_FAILED)
+    assert not {
+        name for name in names - fault.ERRORS.keys() if not re.fullmatch(left_out, name)
+    }
+    with open(os.path.join(HARDENING, "failcall.c")) as source:
+        intercepted = re.findall(r"^    X\((\w+)\)", source.read(), re.MULTILINE)
+    assert intercepted == list(fault.ERRORS)
 
 
 def test_repetitions(loop_kind):

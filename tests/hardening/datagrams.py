@@ -5,8 +5,7 @@ import contextlib
 import socket
 
 from scenarios import scenario
-from streams import until
-from world import World
+from world import World, until
 
 
 class Endpoint(asyncio.DatagramProtocol):
@@ -155,6 +154,54 @@ def datagrams_queued(w: World):
 
 
 @scenario
+def datagram_extras(w: World):
+    far = peer(w)
+    protocol = make(w, remote_addr=far.getsockname())
+    transport = protocol.transport
+    with w.armed():
+        transport.note = repr(transport)
+        for name in ("sockname", "peername", "socket", "nothing"):
+            transport.get_extra_info(name)
+        for name in ("_extra", "_sock", "_loop", "_protocol", "_address", "_paused"):
+            getattr(transport, name)
+        transport.set_protocol(transport.get_protocol())
+        transport.set_write_buffer_limits(high=100)
+        assert transport.get_write_buffer_limits() == (25, 100)
+        assert transport.is_reading() and not transport.is_closing()
+        transport.pause_reading()
+        transport.resume_reading()
+        transport.sendto(memoryview(b"abc"))
+        transport.close()
+        w.run(until(lambda: protocol.lost))
+        repr(transport)
+    assert waiting(far) == [b"abc"]
+
+
+@scenario
+def failing_datagram_protocol(w: World):
+    """Its methods raise, when data and when errors come."""
+
+    def fail(*args):
+        failed.append(args)
+        if isinstance(args[0], OSError):
+            w.seen.add(args[0], "error_received")
+        raise LookupError("of the protocol")
+
+    far = peer(w)
+    failed = []
+    protocol = make(w, remote_addr=far.getsockname())
+    protocol.datagram_received = protocol.error_received = fail
+    with w.armed():
+        far.sendto(b"abc", protocol.transport.get_extra_info("sockname"))
+        w.run(until(lambda: len(failed) == 1))
+        far.close()
+        protocol.transport.sendto(b"abc")
+        w.run(until(lambda: len(failed) == 2))
+    del protocol.datagram_received, protocol.error_received
+    assert "LookupError" in w.seen.names
+
+
+@scenario
 def datagrams_refused(w: World):
     far = peer(w)
     protocol = make(w, remote_addr=far.getsockname())
@@ -163,7 +210,7 @@ def datagrams_refused(w: World):
         protocol.transport.sendto(b"abc")
         w.run(until(lambda: protocol.errors == 1))
         protocol.transport.sendto(bytes(70_000))
-        assert protocol.errors == 2
+        w.run(until(lambda: protocol.errors == 2))
         with contextlib.suppress(ValueError):
             protocol.transport.sendto(b"abc", ("127.0.0.1", 1))
             raise AssertionError("another address was taken")

@@ -18,7 +18,7 @@ sys.path[:0] = [os.path.dirname(HERE)]
 import support  # noqa: E402  (from the folder above)
 
 #: Seconds without a line from a process after which it is taken to hang.
-PATIENCE = 60
+PATIENCE = 30
 
 CERTIFICATES = "PYLOOP_TEST_CERTIFICATES"
 
@@ -168,7 +168,7 @@ def run_scenario(script, name, options, extra, environment, tally):
     """All cases of one scenario; a process that died is followed by another."""
     first = 1
     started = time.monotonic()
-    before = tally.cases
+    cases = 0
     while first:
         arguments = ["--loop", options.loop, "--first", str(first), *extra, f"={name}"]
         case, owner, first = 0, "", None
@@ -178,12 +178,14 @@ def run_scenario(script, name, options, extra, environment, tally):
             elif len(result) == 1 and "owner" in result:
                 owner = result["owner"]
             elif "died" in result:
+                cases += 1
                 tally.died(name, f"{case} {owner}", result["died"])
                 first = case + 1 if case else None
             elif "n" in result:
+                cases += 1
                 tally.add(name, result)
     seconds = time.monotonic() - started
-    print(f"{name}: {tally.cases - before} cases, {seconds:.1f} s", flush=True)
+    print(f"{name}: {cases} cases, {seconds:.1f} s", flush=True)
 
 
 def run_all(script, names, options, environment, extra=()):

@@ -18,6 +18,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "shim_forks.h"
+
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t count, size_t size);
 void *__libc_realloc(void *block, size_t size);
@@ -40,7 +42,7 @@ enum {
 
 enum { OWNER_NOBODY, OWNER_CORE, OWNER_MODULE, OWNER_PYTHON, STACK_MAX = 64 };
 
-long failalloc_control[8];
+long failalloc_control[EVERYBODY + 1];
 
 enum { RANGES_MAX = 256 };
 

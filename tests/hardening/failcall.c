@@ -1,24 +1,31 @@
 /* failcall.c - preloaded by fault.py: makes chosen system calls of the core fail.
  *
- * A call counts if it comes from the core, told by the caller's address; what libuv, the
- * interpreter and its modules call is left alone. The script steers through
- * failcall_control without calling anything. Each function has a number, F_*, in the
- * order of ERRORS in fault.py.
+ * A call counts if it comes from the core or from libuv, told by the caller's address;
+ * what the interpreter, its modules and the C library call is left alone. The script
+ * steers through failcall_control without calling anything. Each function has a number,
+ * F_*, in the order of ERRORS in fault.py.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-void failcall_add_range(uintptr_t low, uintptr_t high);
+#include "shim_forks.h"
+
+void failcall_add_range(int caller, uintptr_t low, uintptr_t high);
 
 #define FUNCTIONS(X)                                                                   \
     X(epoll_create1)                                                                   \
@@ -42,7 +49,14 @@ void failcall_add_range(uintptr_t low, uintptr_t high);
     X(read)                                                                            \
     X(write)                                                                           \
     X(writev)                                                                          \
-    X(sendfile64)
+    X(sendfile64)                                                                      \
+    X(fcntl64)                                                                         \
+    X(fstat64)                                                                         \
+    X(ioctl)                                                                           \
+    X(lseek64)                                                                         \
+    X(epoll_pwait)                                                                     \
+    X(eventfd)                                                                         \
+    X(pipe2)
 
 enum {
 #define X(name) F_##name,
@@ -53,50 +67,62 @@ enum {
 
 enum {
     ARMED,    /* 0: count nothing, fail nothing */
-    FUNCTION, /* F_* of the one that fails, -1: none */
+    CALLER,   /* CALLER_* of the one that fails */
+    FUNCTION, /* its F_*, -1: none */
     NUMBER,   /* which call of it, 1 being the first; 0: all of them */
     ERROR,    /* its errno; or for 0, LIMIT */
     LIMIT,    /* of bytes that are moved: a short read or write */
     FIRED,    /* how many have failed or were cut short */
-    COUNTS,   /* from here: how often each was called */
+    COUNTS,   /* from here: how often each was called, by the core and then by libuv */
 };
 
-long failcall_control[64];
+enum { CALLER_CORE, CALLER_LIBUV, CALLER_OTHER };
+
+long failcall_control[COUNTS + CALLER_OTHER * F_COUNT];
 
 enum { RANGES_MAX = 16 };
 
 static struct {
     uintptr_t low, high;
+    int caller;
 } ranges[RANGES_MAX];
 static size_t range_count;
 
 void
-failcall_add_range(uintptr_t low, uintptr_t high)
+failcall_add_range(int caller, uintptr_t low, uintptr_t high)
 {
     if (range_count < RANGES_MAX) {
         ranges[range_count].low = low;
         ranges[range_count].high = high;
+        ranges[range_count].caller = caller;
         range_count++;
     }
 }
 
+static int
+caller_of(uintptr_t address)
+{
+    for (size_t i = 0; i < range_count; i++) {
+        if (address >= ranges[i].low && address < ranges[i].high) {
+            return ranges[i].caller;
+        }
+    }
+    return CALLER_OTHER;
+}
+
 /* Counts a call of `function`. Is it the one that is to fail? */
 static int
-is_chosen(long function, void *caller)
+is_chosen(long function, void *address)
 {
-    uintptr_t address = (uintptr_t)caller;
-    int ours = 0;
     if (!failcall_control[ARMED]) {
         return 0;
     }
-    for (size_t i = 0; i < range_count; i++) {
-        ours |= address >= ranges[i].low && address < ranges[i].high;
-    }
-    if (!ours) {
+    int caller = caller_of((uintptr_t)address);
+    if (caller == CALLER_OTHER) {
         return 0;
     }
-    long count = ++failcall_control[COUNTS + function];
-    if (failcall_control[FUNCTION] != function ||
+    long count = ++failcall_control[COUNTS + caller * F_COUNT + function];
+    if (failcall_control[CALLER] != caller || failcall_control[FUNCTION] != function ||
         (failcall_control[NUMBER] != 0 && failcall_control[NUMBER] != count)) {
         return 0;
     }
@@ -320,4 +346,64 @@ sendfile64(int out, int in, off64_t *offset, size_t length)
 {
     FAIL_OR_CUT(sendfile64, length)
     return real(out, in, offset, length);
+}
+
+int
+fcntl64(int fd, int command, ...)
+{
+    va_list arguments;
+    va_start(arguments, command);
+    void *argument = va_arg(arguments, void *); /* an int or a pointer, or unused */
+    va_end(arguments);
+    FAIL(fcntl64)
+    return real(fd, command, argument);
+}
+
+int
+fstat64(int fd, struct stat64 *status)
+{
+    FAIL(fstat64)
+    return real(fd, status);
+}
+
+int
+ioctl(int fd, unsigned long request, ...)
+{
+    va_list arguments;
+    va_start(arguments, request);
+    void *argument = va_arg(arguments, void *);
+    va_end(arguments);
+    FAIL(ioctl)
+    return real(fd, request, argument);
+}
+
+off64_t
+lseek64(int fd, off64_t offset, int whence)
+{
+    FAIL(lseek64)
+    return real(fd, offset, whence);
+}
+
+/* ---- what only libuv calls ---- */
+
+int
+epoll_pwait(int epfd, struct epoll_event *events, int most, int timeout,
+            const sigset_t *mask)
+{
+    FAIL(epoll_pwait)
+    return real(epfd, events, most, timeout, mask);
+}
+
+int
+eventfd(unsigned int value, int flags)
+{
+    FAIL(eventfd)
+    return real(value, flags);
+}
+
+int
+pipe2(int ends[2], int flags)
+{
+    FAIL(pipe2)
+    return real(ends, flags);
 }

@@ -5,8 +5,7 @@ import fcntl
 import os
 
 from scenarios import scenario
-from streams import until
-from world import Recorder, World
+from world import Recorder, World, until
 
 
 def ends(w: World):
@@ -127,6 +126,61 @@ def pipe_extras(w: World):
         transport.close()
         w.run(until(lambda: protocol.lost))
         repr(transport)
+
+
+@scenario
+def pipe_write_extras(w: World):
+    far, near = ends(w)
+    with w.armed():
+        protocol = writer(w, near)
+        transport = protocol.transport
+        transport.note = repr(transport)
+        assert transport.get_extra_info("pipe") is near
+        transport.set_protocol(transport.get_protocol())
+        transport.set_write_buffer_limits(high=100)
+        assert transport.get_write_buffer_limits() == (25, 100)
+        assert transport.can_write_eof() and not transport.is_closing()
+        while transport.get_write_buffer_size() == 0 and not transport.is_closing():
+            transport.write(bytes(10_000))
+        assert protocol.paused or transport.is_closing()
+        transport.abort()
+        w.run(until(lambda: protocol.lost))
+        repr(transport)
+
+
+@scenario
+def pipe_over_sockets(w: World):
+    """One end of a socket pair for reading, the other for writing."""
+    near, far = w.pair()
+    loop = w.loop
+    receiving, sending = Recorder(w), Recorder(w)
+    with w.armed():
+        w.run(loop.connect_read_pipe(lambda: receiving, near))
+        transport, _ = w.run(loop.connect_write_pipe(lambda: sending, far))
+        assert receiving.transport.is_reading()
+        transport.write(b"abc")
+        w.run(until(lambda: receiving.data or receiving.lost or w.seen.names))
+        receiving.transport.close()
+        w.run(until(lambda: sending.lost or w.seen.names))
+    assert receiving.data == b"abc"
+
+
+@scenario
+def pipe_over_terminal(w: World):
+    """A pseudo-terminal, whose end is an error when its other side is closed."""
+    main, side = os.openpty()
+    for fd in (main, side):
+        os.set_blocking(fd, False)
+    near, far = (w.close_later(os.fdopen(fd, "rb+", 0)) for fd in (main, side))
+    loop = w.loop
+    protocol = Recorder(w)
+    with w.armed():
+        w.run(loop.connect_read_pipe(lambda: protocol, near))
+        far.write(b"abc")
+        w.run(until(lambda: protocol.data or protocol.lost or w.seen.names))
+        protocol.transport.close()
+        w.run(until(lambda: protocol.lost))
+    assert protocol.data == b"abc"
 
 
 @scenario

@@ -57,6 +57,18 @@ def code_of_core():
     return code_of(lambda path: path == core)
 
 
+def pretend_fork():
+    """From here on, the core takes this process for the child of a fork."""
+    library = ctypes.CDLL(None)
+    for low, high in code_of_core():
+        library.shim_pretend_fork(ctypes.c_size_t(low), ctypes.c_size_t(high))
+
+
+def code_of_libuv():
+    core_path()  # loads it
+    return code_of(lambda path: os.path.basename(path).startswith("libuv."))
+
+
 def code_of_python():
     """The interpreter, its extension modules, pyloop's core: no library below them."""
     ours = {core_path(), os.path.realpath(sys.executable)}

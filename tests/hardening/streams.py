@@ -7,15 +7,9 @@ import socket
 import tempfile
 
 from scenarios import scenario
-from world import BufferedRecorder, Recorder, World
+from world import BufferedRecorder, Recorder, World, until
 
 LARGE = 60_000
-
-
-async def until(condition):
-    """Let the loop run until condition() is true; the world's patience ends it."""
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 def connect(w: World, sock, **options):
@@ -39,11 +33,14 @@ async def take(sock, size):
     """Read that many bytes of a plain socket while the loop runs."""
     data = bytearray()
     while len(data) < size:
-        with contextlib.suppress(BlockingIOError):
+        try:
             part = sock.recv(1 << 16)
-            if not part:
-                break
-            data += part
+        except BlockingIOError:
+            await asyncio.sleep(0.0005)
+            continue
+        if not part:
+            break
+        data += part
         await asyncio.sleep(0)
     return bytes(data)
 
@@ -290,6 +287,88 @@ def failing_protocol(w: World):
 
 
 @scenario
+def failing_flow_control(w: World):
+    """The protocol raises when it is told to pause, to go on, and of the end."""
+
+    class Failing(Recorder):
+        def pause_writing(self):
+            super().pause_writing()
+            raise LookupError("pause")
+
+        def resume_writing(self):
+            super().resume_writing()
+            raise LookupError("resume")
+
+        def eof_received(self):
+            super().eof_received()
+            raise LookupError("eof")
+
+    left, right = w.pair()
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    protocol = Failing(w)
+    w.run(w.loop.create_connection(lambda: protocol, sock=left))
+    protocol.transport.set_write_buffer_limits(high=1000)
+    with w.armed():
+        protocol.transport.write(b"x" * LARGE)
+        got = w.run(take(right, LARGE))
+        w.run(until(lambda: protocol.resumed or protocol.lost))
+        right.shutdown(socket.SHUT_WR)
+        w.run(until(lambda: protocol.lost))
+    assert got == b"x" * LARGE and protocol.paused == protocol.eof == 1
+
+
+@scenario
+def failing_buffers(w: World):
+    """A BufferedProtocol without a buffer, and one that does not take its data."""
+
+    def fail(*args):
+        raise LookupError("of the protocol")
+
+    protocols = []
+    sockets = [w.pair(), w.pair()]
+    for (left, _), name in zip(sockets, ("get_buffer", "buffer_updated"), strict=True):
+        protocol = BufferedRecorder(w)
+        protocols.append(protocol)
+        w.run(w.loop.create_connection(lambda p=protocol: p, sock=left))
+        setattr(protocol, name, fail)
+    with w.armed():
+        for _, right in sockets:
+            right.send(b"abc")
+        w.run(until(lambda: all(p.lost for p in protocols)))
+    del protocols[0].get_buffer, protocols[1].buffer_updated
+    assert "LookupError" in w.seen.names
+
+
+@scenario
+def large_reads(w: World):
+    """More than the shared buffer holds: received into the object handed out."""
+    left, right = w.pair()
+    size = 1 << 20
+    data = bytes(range(256)) * (1 << 9)
+
+    async def main():
+        sending = asyncio.ensure_future(loop.sock_sendall(right, data))
+        received = bytearray()
+        while len(received) < len(data):
+            part = await loop.sock_recv(left, size)
+            if not part:
+                break
+            received += part
+        await sending
+        protocol = Recorder(w)
+        await loop.create_connection(lambda: protocol, sock=left)
+        sending = asyncio.ensure_future(loop.sock_sendall(right, data))
+        await until(lambda: len(protocol.data) == len(data) or protocol.lost)
+        await sending
+        return received, protocol.data
+
+    loop = w.loop
+    with w.armed():
+        first, second = w.run(main())
+    assert first == second == data
+
+
+@scenario
 def dropped_transport(w: World):
     left, _ = w.pair()
     protocol = connect(w, left)
@@ -373,6 +452,54 @@ def unix_server(w: World):
         path = os.path.join(folder, "socket")
         with w.armed():
             w.run(main())
+
+
+@scenario
+def accepted_socket(w: World):
+    """A connection that was accepted elsewhere."""
+    left, right = w.pair(socket.AF_INET)
+    protocol = Recorder(w, echo=True)
+    loop = w.loop
+    with w.armed():
+        transport, _ = w.run(loop.connect_accepted_socket(lambda: protocol, left))
+        assert transport.can_write_eof()
+        right.send(b"abc")
+        data = w.run(take(right, 3))
+        transport.close()
+        w.run(until(lambda: protocol.lost))
+    assert data == b"abc"
+
+
+@scenario
+def serving_ends(w: World):
+    """A server with an open connection is closed while serve_forever() runs."""
+
+    def factory():
+        protocols.append(Recorder(w))
+        return protocols[-1]
+
+    async def main():
+        serving = w.close_later(
+            await loop.create_server(factory, "127.0.0.1", 0, start_serving=False)
+        )
+        client.setblocking(False)
+        running = asyncio.ensure_future(serving.serve_forever())
+        await until(serving.is_serving)
+        await loop.sock_connect(client, serving.sockets[0].getsockname())
+        await until(lambda: protocols and protocols[0].made)
+        running.cancel()
+        protocols[0].transport.abort()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        assert not serving.is_serving()
+        await serving.wait_closed()
+
+    protocols = []
+    client = w.close_later(socket.socket())
+    loop = w.loop
+    with w.armed():
+        w.run(main())
+    assert protocols[0].lost == 1
 
 
 @scenario

@@ -35,6 +35,9 @@ class Hooks:
     def disarm(self, world):
         pass
 
+    def pretend_fork(self):
+        """From here on, the loops are in a child of the process that made them."""
+
     def wrap(self, callback):
         """Return what is to be called instead of a callback of the scenario."""
         return callback
@@ -102,6 +105,7 @@ class World:
         self.loops = []
         self.closables = []
         self.protocols = []
+        self.transports = []  # others, whose protocols' calls are not counted
         self.gave_up = False
         self.started = (time.monotonic(), time.process_time())
         self.faults = []
@@ -228,6 +232,7 @@ class World:
                 closable.close()
         self.loops.clear()
         self.protocols.clear()
+        self.transports.clear()
         self.closables.clear()
         self.dogs.clear()
         self._loop = None
@@ -242,7 +247,7 @@ class World:
             return
         for dog in self.dogs:
             dog.cancel()
-        for transport in [p.transport for p in self.protocols]:
+        for transport in [*(p.transport for p in self.protocols), *self.transports]:
             if transport is not None:
                 getattr(transport, "abort", transport.close)()  # readers of pipes
         tasks = asyncio.all_tasks(loop)
@@ -254,12 +259,34 @@ class World:
         for _ in range(6):
             loop.call_soon(loop.stop)
             loop.run_forever()
+        self._end_children_and_threads(loop)
         if any(not task.done() for task in tasks):
             self.faults.append("a task does not end although it was cancelled")
         for task in tasks:
             if task.done() and not task.cancelled():
                 task.exception()  # seen
         loop.close()
+
+    def _end_children_and_threads(self, loop):
+        """Wait for children, which were killed, their tasks, the executor's threads."""
+        processes = [getattr(transport, "_proc", None) for transport in self.transports]
+        until = time.monotonic() + 5
+        while asyncio.all_tasks(loop) or any(
+            process is not None and process.returncode is None for process in processes
+        ):
+            if time.monotonic() > until:
+                self.faults.append("a child that was killed is not waited for")
+                break
+            loop.call_later(0.001, loop.stop)
+            loop.run_forever()
+        if loop._default_executor is not None:
+            loop.run_until_complete(loop.shutdown_default_executor())
+
+
+async def until(condition):
+    """Let the loop run until condition() is true; the world's patience ends it."""
+    while not condition():
+        await asyncio.sleep(0.001)
 
 
 class Recorder(asyncio.Protocol):
