@@ -8,6 +8,8 @@ import collections.abc
 import contextvars
 import gc
 import inspect
+import pathlib
+import re
 import signal
 import socket
 import types
@@ -166,6 +168,29 @@ async def test_a_failing_factory_is_reported_without_debug_mode(loop):
     errors.contexts.clear()
 
 
+# --- transports ---------------------------------------------------------------------
+
+
+async def offer_at_the_end(transport, protocol):
+    transport.close()
+    transport.set_protocol(protocol)
+    assert transport.get_protocol() is protocol  # connection_lost() is to come
+    await until(lambda: transport.get_protocol() is None)
+    transport.set_protocol(protocol)
+    assert transport.get_protocol() is None
+
+
+@on_loop
+async def test_a_closed_transport_takes_no_protocol(loop):
+    """It calls nobody, and keeps nobody alive: asyncio's keeps what it was given."""
+    async with connected() as (transport, _, _):
+        await offer_at_the_end(transport, asyncio.Protocol())
+    transport, _ = await loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol, ("127.0.0.1", 0)
+    )
+    await offer_at_the_end(transport, asyncio.DatagramProtocol())
+
+
 # --- objects ------------------------------------------------------------------------
 
 
@@ -210,3 +235,23 @@ def test_the_wakeup_descriptor_is_the_loop_s_during_a_run(loop):
     support.run_once(loop)
     assert seen == [loop._csock.fileno()]
     assert signal.set_wakeup_fd(-1) == -1
+
+
+# --- the page itself ----------------------------------------------------------------
+
+
+def test_the_tests_that_the_page_names_are_there():
+    tests = pathlib.Path(__file__).parent
+    page = (tests.parent / "docs/compatibility.md").read_text()
+    missing, source = [], ""
+    for module, test in re.findall(r"`((?:compat/)?test_\w+)(?:::(\w+))?`", page):
+        if module == "test_x":  # the page's example
+            continue
+        path = tests / f"{module}.py"
+        if path.exists():
+            source = path.read_text()
+        else:  # a test of the file that was named last
+            test = test or module
+        if test and f"def {test}(" not in source:
+            missing.append(test)
+    assert not missing

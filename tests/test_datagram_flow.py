@@ -252,7 +252,8 @@ async def test_abort_drops_the_queue(loop, transport, protocol, peer, sent):
     for _ in range(10):
         transport.sendto(b"dropped")
     transport.abort()
-    assert transport.get_write_buffer_size() == 0 or kind_of(loop) == "asyncio"
+    if kind_of(loop) == "pyloop" or not (3, 11) <= PY < (3, 15):
+        assert transport.get_write_buffer_size() == 0
     assert await protocol.lost is None
     await settle(loop)
     assert waiting(peer) == sent[:-1]
