@@ -14,10 +14,10 @@ import sys
 LEFT_OUT = {
     "it adds to the private list _scheduled, or looks for cancelled timers there": """
         test_base_events.BaseEventLoopTests.test__run_once
+        test_base_events.BaseEventLoopTests.test__run_once_schedule_handle
         test_base_events.BaseEventLoopTests.test__run_once_cancelled_event_cleanup
     """,
-    "it puts a mock in the place of the selector, and takes events from it": """
-        test_base_events.BaseEventLoopTests.test__run_once_schedule_handle
+    "it puts a mock in the place of the selector, and waits for calls of it": """
         test_base_events.BaseEventLoopTests.test_custom_run_forever_integration  3.13
         test_base_events.BaseEventLoopTests.test_run_forever_pre_stopped
         test_base_events.BaseEventLoopTests.test_single_selecter_event_callback_after_stopping
@@ -47,7 +47,7 @@ LEFT_OUT = {
         test_sslproto.SslProtoHandshakeTests.test_connection_lost_when_busy  3.12-3.13?
         test_sslproto.SslProtoHandshakeTests.test_connection_lost_when_busy  3.14
     """,
-    "it looks at asyncio's child watchers, of which only its own loop makes use": """
+    "it looks for the loop's _watcher, or for each call that asyncio's loop makes of one": """
         test_subprocess.SubprocessPidfdWatcherTests.test_watcher_implementation  3.14
         test_subprocess.SubprocessThreadedWatcherTests.test_watcher_implementation  3.14
         test_subprocess.SubprocessThreadedWatcherTests.test_pid_not_reaped_before_exit_published  3.14
