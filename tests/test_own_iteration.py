@@ -210,3 +210,30 @@ def test_handles_of_asyncios_own_class(loop):
     loop._ready.append(runs)
     assert loop._ready.popleft() is runs
     assert not loop._ready
+
+
+@pytest.mark.skipif(
+    not hasattr(asyncio.BaseEventLoop, "_run_forever_setup"),
+    reason="asyncio has the parts of run_forever() from Python 3.13 on",
+)
+def test_a_run_of_ones_own_around_the_iteration(loop_kind):
+    """What a GUI toolkit's loop does: set up, iterate when it likes, clean up."""
+    loop = support.make_loop(loop_kind)
+    seen = []
+
+    async def main():
+        seen.append(asyncio.get_running_loop())
+        await asyncio.sleep(0.001)
+        seen.append(await loop.run_in_executor(None, int))
+
+    loop._run_forever_setup()
+    task = loop.create_task(main())
+    while not task.done():
+        assert loop.is_running()
+        loop._run_once()
+    loop._run_forever_cleanup()
+    assert seen == [loop, 0]
+    assert not loop.is_running()
+    assert asyncio._get_running_loop() is None
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
