@@ -145,7 +145,8 @@ class Job:
     def run(self, substitute, write_end):
         """In the child."""
         os.setsid()  # what it starts is killed with it
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's &
+        # A shell's background job is started with interrupts ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         substitute.made.begin()
         os.chdir(self.folder)
         null = os.open(os.devnull, os.O_RDONLY)
