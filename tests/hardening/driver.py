@@ -136,9 +136,11 @@ class Child:
 class Tally:
     """Counts of cases and the findings, from several threads."""
 
-    def __init__(self, verbose):
+    def __init__(self, verbose, scenarios):
         self.lock = threading.Lock()
         self.verbose = verbose
+        self.scenarios = scenarios
+        self.ended = 0
         self.cases = 0
         self.outcomes = collections.Counter()
         self.owners = collections.Counter()
@@ -158,6 +160,12 @@ class Tally:
         with self.lock:
             self.cases += 1
             self._found(name, case, why)
+
+    def finished(self, name, cases, seconds):
+        with self.lock:
+            self.ended += 1
+            progress = f"{self.ended}/{self.scenarios}"
+            print(f"{progress} {name}: {cases} cases, {seconds:.1f} s", flush=True)
 
     def _found(self, name, case, what):
         self.findings.append((name, case, what))
@@ -184,13 +192,12 @@ def run_scenario(script, name, options, extra, environment, tally):
             elif "n" in result:
                 cases += 1
                 tally.add(name, result)
-    seconds = time.monotonic() - started
-    print(f"{name}: {cases} cases, {seconds:.1f} s", flush=True)
+    tally.finished(name, cases, time.monotonic() - started)
 
 
 def run_all(script, names, options, environment, extra=()):
     """Every scenario, as many at a time as --jobs says; the exit status."""
-    tally = Tally(options.verbose)
+    tally = Tally(options.verbose, len(names))
     todo = queue.SimpleQueue()
     for name in names:
         todo.put(name)
