@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(HERE)]
@@ -208,7 +209,10 @@ def run_all(script, names, options, environment, extra=()):
                 name = todo.get_nowait()
             except queue.Empty:
                 return
-            run_scenario(script, name, options, extra, environment, tally)
+            try:
+                run_scenario(script, name, options, extra, environment, tally)
+            except Exception:  # of the driver itself
+                tally.died(name, "", traceback.format_exc())
 
     started = time.monotonic()
     threads = [threading.Thread(target=work) for _ in range(options.jobs)]
