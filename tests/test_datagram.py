@@ -429,3 +429,18 @@ async def test_families_that_only_python_knows(loop):
             transport.sendto(request, (0, 0))
             assert (await protocol.received(1))[0]
             assert protocol.calls[-1][2] == (0, 0)
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+@on_loop
+async def test_the_end_after_asyncio_s_own_callback_of_it(loop, loop_kind, end):
+    """_call_connection_lost() without a close() before it is an end like any other."""
+    oracle_bug(loop_kind, True, "AttributeError, or connection_lost twice")
+    async with endpoint(local_addr=("127.0.0.1", 0)) as (transport, protocol):
+        transport._call_connection_lost(None)
+        getattr(transport, end)()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert protocol.names == ["connection_made", "connection_lost"]
+        assert transport._conn_lost == 1
+        assert " closed fd=" in repr(transport)

@@ -260,6 +260,9 @@ datagram_dispose(DatagramObject *self)
     lock_enter(&self->loop->lock, &hold);
     PyObject *raised = PyErr_GetRaisedException();
     self->phase = DATAGRAM_CLOSED;
+    if (self->lost == 0) { /* D1, whoever has ended us without a close() */
+        self->lost = 1;
+    }
     FdEntry *entry = fds_entry(self->loop, self->fd);
     if (entry != NULL && entry->transport == (PyObject *)self &&
         datagram_owns_fd(self)) {
@@ -335,6 +338,9 @@ datagram_end_soon(DatagramObject *self, PyObject *exc)
     int rc = datagram_schedule_lost(self, exc);
     if (rc < 0 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
         return -1;
+    }
+    if (self->phase == DATAGRAM_CLOSED) { /* scheduling may collect garbage */
+        return rc;
     }
     self->lost++;
     self->phase = DATAGRAM_CLOSING;

@@ -317,6 +317,9 @@ stream_end_soon(StreamObject *self, PyObject *exc)
     if (rc < 0 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
         return -1;
     }
+    if (self->phase == STREAM_CLOSED) { /* scheduling may collect garbage */
+        return rc;
+    }
     self->phase = STREAM_CLOSING;
     stream_unwatch_reading(self);
     stream_set_lost(self);
