@@ -73,6 +73,8 @@ class Reporter(unittest.TestResult):
 
     def stopTest(self, test):
         super().stopTest(test)
+        if self.result is None:  # skipped without a start (3.12.1)
+            return
         self.result.seconds = round(time.monotonic() - self.began, 3)
         # Not since the start: 3.10 makes a loop before it says that a test starts.
         self.result.loops = self.substitute.made.value
@@ -83,7 +85,7 @@ class Reporter(unittest.TestResult):
     def tell(self, test, outcome, text):
         if self.result is not None:
             self.result.outcome, self.result.text = outcome, text
-        elif isinstance(test, unittest.TestCase):  # skipped without a start (3.12.1)
+        elif isinstance(test, unittest.TestCase):  # skipped without a start
             name = test._testMethodName
             result = Result(f"{self.name}.{name}", outcome, text=text)
             self.say("end", name, result.dump())
