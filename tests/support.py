@@ -14,6 +14,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 
@@ -24,6 +25,8 @@ PROJECT_DIR = os.path.dirname(TESTS_DIR)
 PATIENCE = 30.0
 
 LOOP_KINDS = ("asyncio", "pyloop", "uvloop")
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 # --- loops --------------------------------------------------------------------

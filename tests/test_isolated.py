@@ -31,6 +31,11 @@ def test_leaks(loop_kind, work):
 
 
 def test_abandoned_loops(loop_kind):
+    support.oracle_bug(
+        loop_kind,
+        support.FREE_THREADED,
+        "its finalizer fails aloud when the collector ends its sockets first",
+    )
     run("abandoned.py", loop_kind)
 
 
@@ -82,6 +87,19 @@ def test_a_fork_of_a_running_loop(loop_kind, program):
 @pytest.mark.parametrize("program", FORKS)
 def test_a_fork_of_a_running_loop_that_watches_with_uv_poll(loop_kind, program):
     run("fork_running.py", loop_kind, program, env={"PYLOOP_POLLER": "uv_poll"})
+
+
+def test_a_fork_beside_threads_in_a_loop(loop_kind):
+    run("fork_threads.py", loop_kind, "make_another")
+
+
+@pytest.mark.pyloop_only
+@pytest.mark.parametrize("action", ["make_another", "use", "drop"])
+@pytest.mark.parametrize("poller", ["", "uv_poll"])
+def test_a_child_with_a_loop_that_threads_were_in(loop_kind, action, poller):
+    """asyncio's child shares the parent's epoll descriptor."""
+    env = {"PYLOOP_POLLER": poller} if poller else None
+    run("fork_threads.py", loop_kind, action, env=env)
 
 
 def test_threads(loop_kind):

@@ -11,6 +11,7 @@
  * - A thread that has to wait for it gives up the other loops' locks that it holds until
  *   it has it (as CPython's critical sections do), so that no order of locks deadlocks.
  * - Taking it twice is taking it once.
+ * - A forked child's locks are free, but for those of the thread that forked.
  */
 #ifndef PYLOOP_BASE_LOCK_H
 #define PYLOOP_BASE_LOCK_H
@@ -21,9 +22,11 @@
 
 #include <uv.h>
 
-typedef struct {
+typedef struct Lock {
     uv_mutex_t mutex;
-    void *owner; /* an address of the thread that holds it, or NULL; atomic */
+    void *owner;         /* an address of the thread that holds it, or NULL; atomic */
+    struct Lock *next;   /* in the list of all, which forks look through */
+    struct Lock **place; /* where that list points at this one */
 } Lock;
 
 /* One time that a thread took a lock: on its stack, linked to the ones before. */
