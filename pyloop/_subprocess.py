@@ -66,8 +66,8 @@ class SubprocessTransport(_UnixSubprocessTransport):  # type: ignore[misc]
 class Connecting(collections.abc.Coroutine[Any, Any, None]):
     """The coroutine that connects the pipes, which tells the waiter how it ended.
 
-    asyncio's own tells nobody if its task is cancelled before the first step: none of
-    its code is run then.
+    asyncio's own tells nobody if its task ends before the first step, cancelled or out
+    of memory: none of its code is run then.
     """
 
     def __init__(self, coro: Any, waiter: Connected) -> None:
@@ -84,9 +84,15 @@ class Connecting(collections.abc.Coroutine[Any, Any, None]):
         except StopIteration:
             raise
         except BaseException as exc:
-            if not self._waiter.done():
-                self._waiter.set_exception(exc)
+            self._tell(exc)
             raise
+
+    def __del__(self) -> None:
+        self._tell(RuntimeError("the pipes of the child were not connected"))
+
+    def _tell(self, exc: BaseException) -> None:
+        if not self._waiter.done() and not self._waiter.get_loop().is_closed():
+            self._waiter.set_exception(exc)
 
     def close(self) -> None:
         self._coro.close()
@@ -112,11 +118,11 @@ class Child:
     until stop_watching().
     """
 
-    def __init__(self, loop: Any, transport: Any) -> None:
+    def __init__(self, loop: Any, transport: Any, exited: asyncio.Future[None]) -> None:
         self.loop = loop
         self.transport = transport
         self.process: subprocess.Popen[bytes] = transport._proc
-        self.exited: asyncio.Future[None] = loop.create_future()
+        self.exited = exited
         self.pidfd = -1
 
     def watch(self) -> None:
@@ -124,7 +130,8 @@ class Child:
         try:
             try:
                 self._watch_pidfd()
-            except (AttributeError, OSError):  # no pidfds here, or none left
+            except (AttributeError, OSError, MemoryError):
+                # There are no pidfds here, none is left, or it cannot be watched.
                 self._watch_in_thread()
         except BaseException:
             # Nobody waits: Popen will, when it is dropped and another child starts.
@@ -237,6 +244,7 @@ class SubprocessMethods:
         failed half way, it kills the child, waits for it and closes the pipes.
         """
         connected = Connected(loop=self)
+        exited = self.create_future()  # first: it may fail, and then nothing is begun
         transport = SubprocessTransport(
             self,
             protocol,
@@ -250,7 +258,7 @@ class SubprocessMethods:
             extra=extra,
             **kwargs,
         )
-        child = Child(self, transport)
+        child = Child(self, transport, exited)
         try:
             child.watch()
             await connected
@@ -259,7 +267,7 @@ class SubprocessMethods:
         except BaseException:
             transport.close()
             connected.add_done_callback(functools.partial(_close_pipes, transport))
-            await asyncio.wait((connected, child.exited))
+            await asyncio.wait((connected, exited))
             raise
         return transport
 
