@@ -235,17 +235,12 @@ def start_tls(w: World):
     w.transports += [first.transport, second.transport]
 
     async def main():
-        serving = asyncio.ensure_future(
-            loop.start_tls(second.transport, far, server_context, server_side=True)
-        )
-        try:
-            near.transport = await loop.start_tls(
+        near.transport, far.transport = await asyncio.gather(
+            loop.start_tls(
                 first.transport, near, client_context, server_hostname="localhost"
-            )
-        except BaseException:
-            serving.cancel()
-            raise
-        far.transport = await serving
+            ),
+            loop.start_tls(second.transport, far, server_context, server_side=True),
+        )
         near.transport.write(b"abc" * 10_000)
         await until(lambda: len(near.data) == 30_000 or near.lost)
         near.transport.close()
