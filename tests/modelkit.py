@@ -438,9 +438,16 @@ def trace(program_class, loop_kind, steps, **settings):
 
 
 def agree(program_class, loop_kind, steps, **settings):
-    """The program is seen to do the same on this kind of loop and on asyncio's."""
-    expected = trace(program_class, "asyncio", steps, **settings)
-    got = trace(program_class, loop_kind, steps, **settings)
+    """The program is seen to do the same on this kind of loop and on asyncio's.
+
+    On a busy machine the kernel hands bytes of a TCP connection over late, and then two
+    runs on asyncio's own loop may differ. So what differs has to differ three times.
+    """
+    for _ in range(3):
+        expected = trace(program_class, "asyncio", steps, **settings)
+        got = trace(program_class, loop_kind, steps, **settings)
+        if got == expected:
+            return
     assert got == expected
 
 
