@@ -440,14 +440,18 @@ def trace(program_class, loop_kind, steps, **settings):
 def agree(program_class, loop_kind, steps, **settings):
     """The program is seen to do the same on this kind of loop and on asyncio's.
 
-    On a busy machine the kernel hands bytes of a TCP connection over late, and then two
-    runs on asyncio's own loop may differ. So what differs has to differ three times.
+    On a busy machine two runs on asyncio's own loop have been seen to differ. Such a
+    model says nothing, and both are run again, at most twice.
     """
     for _ in range(3):
         expected = trace(program_class, "asyncio", steps, **settings)
         got = trace(program_class, loop_kind, steps, **settings)
         if got == expected:
             return
+        if loop_kind != "asyncio" and expected == trace(
+            program_class, "asyncio", steps, **settings
+        ):
+            break  # asyncio is sure of it
     assert got == expected
 
 
