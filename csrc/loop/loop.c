@@ -245,14 +245,14 @@ loop_close_uv(LoopObject *self)
     (void)err;
 }
 
-/* Closes the descriptors that libuv has after a fork that it could not follow. Entered
- * again, with a descriptor of its own missing, it would abort the process: its memory, in
- * a child that is out of it, stays. */
+/* Closes the descriptors that libuv has after a fork that left it without one to poll.
+ * Entered again, it would abort the process: its memory, in a child that is out of
+ * descriptors, stays. */
 static void
 loop_abandon_uv(LoopObject *self)
 {
-    const int fds[] = {self->uv.backend_fd, self->uv.async_io_watcher.fd,
-                       self->uv.signal_pipefd[0], self->uv.signal_pipefd[1]};
+    const int fds[] = {self->uv.async_io_watcher.fd, self->uv.signal_pipefd[0],
+                       self->uv.signal_pipefd[1]};
     for (size_t i = 0; i < Py_ARRAY_LENGTH(fds); i++) {
         if (fds[i] >= 0) {
             (void)close(fds[i]);
@@ -271,7 +271,7 @@ loop_close_core(LoopObject *self)
         loop_drop_work(self);
         self->uv_open = false;
         fds_close(self);
-        if (self->fork_err == 0) {
+        if (self->uv.backend_fd != -1) {
             loop_close_uv(self);
         }
         else {

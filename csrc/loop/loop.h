@@ -51,7 +51,7 @@ struct LoopObject {
     bool uv_open;       /* uv, waker, poller exist: until loop_close_core */
     unsigned int forks; /* forks_count() of the process that the uv loop and the poller
                          * belong to */
-    int fork_err; /* < 0: libuv could not follow a fork: not to be entered again */
+    int fork_err; /* < 0: libuv could not follow a fork: not to be run again */
     bool counted; /* in state->live_loops */
 
     /* Flags that asyncio keeps as attributes of the same name (getsets in loop.c). */
