@@ -114,7 +114,8 @@ fds_watch(LoopObject *loop, int fd, unsigned int direction, FdCallback ready,
             direction | (trusted ? (unsigned int)entry->armed : entry_wanted(entry));
         uint32_t generation = entry->generation;
         bool was_armed = entry->armed != 0;
-        int err = loop->fds.poller->arm(loop, fd, entry, mask);
+        int err = loop->fds.poller->arm(loop, fd, entry, mask,
+                                        trusted && entry->transport != NULL);
         if (err != 0) {
             return fds_raise(err);
         }
@@ -125,7 +126,7 @@ fds_watch(LoopObject *loop, int fd, unsigned int direction, FdCallback ready,
             stale = other->owner;
             *other = (FdSlot){NULL, NULL};
             /* Cannot fail: it was armed just now, for more. */
-            (void)loop->fds.poller->arm(loop, fd, entry, direction);
+            (void)loop->fds.poller->arm(loop, fd, entry, direction, false);
         }
     }
     PyObject *old_identity = NULL;
@@ -176,7 +177,7 @@ fds_unwatch(LoopObject *loop, int fd, unsigned int direction, bool lazy)
     PyObject *identity = NULL;
     if (!(lazy && entry_has_identity(entry)) && fds_can_disarm(loop)) {
         /* An error means that the user closed it before: it is not watched either way. */
-        (void)loop->fds.poller->arm(loop, fd, entry, wanted);
+        (void)loop->fds.poller->arm(loop, fd, entry, wanted, entry->transport != NULL);
         if (wanted == 0) {
             identity = entry->identity;
             entry->identity = NULL;
@@ -194,7 +195,7 @@ fds_forget(LoopObject *loop, int fd)
         return;
     }
     if (entry->armed != 0 && fds_can_disarm(loop)) {
-        (void)loop->fds.poller->arm(loop, fd, entry, 0); /* as in fds_unwatch */
+        (void)loop->fds.poller->arm(loop, fd, entry, 0, false); /* as in fds_unwatch */
     }
     fds_count_watched(loop, entry_wanted(entry) != 0, false);
     PyObject *drop[3] = {entry->slots[0].owner, entry->slots[1].owner, entry->identity};
@@ -230,7 +231,8 @@ fds_leave(LoopObject *loop, int fd, PyObject *owner)
     }
     unsigned int wanted = entry_wanted(entry);
     if (entry->armed != wanted && fds_can_disarm(loop)) {
-        (void)loop->fds.poller->arm(loop, fd, entry, wanted); /* as in fds_unwatch */
+        (void)loop->fds.poller->arm(loop, fd, entry, wanted,
+                                    entry->transport != NULL); /* as in fds_unwatch */
     }
     fds_count_watched(loop, was_watched, wanted != 0);
     if (wanted == 0 && entry->transport == NULL) {
@@ -274,7 +276,7 @@ fds_record(LoopObject *loop, int fd, uint32_t generation, unsigned int mask)
     unsigned int fresh = mask & wanted;
     if (fresh != mask && (entry->armed & ~wanted) != 0) {
         /* The lazy disarm: an error is as in fds_unwatch. */
-        (void)loop->fds.poller->arm(loop, fd, entry, wanted);
+        (void)loop->fds.poller->arm(loop, fd, entry, wanted, entry->transport != NULL);
     }
     if (fresh != 0) {
         if (entry->pending == 0) {

@@ -66,8 +66,9 @@ struct FdPoller {
     const char *name;
     int (*init)(LoopObject *loop);
     void (*close)(LoopObject *loop);
-    /* Makes the kernel watch exactly `mask`; sets entry->armed and ->generation. */
-    int (*arm)(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask);
+    /* Makes the kernel watch exactly `mask`; sets entry->armed and ->generation. owned: a
+     * transport's own, so that what is armed is of this very file. */
+    int (*arm)(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask, bool owned);
     /* In a forked child, after uv_loop_fork: what the parent still uses is replaced by the
      * child's own. 0, or -1 with an exception. */
     int (*after_fork)(LoopObject *loop);

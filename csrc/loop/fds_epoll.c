@@ -69,8 +69,9 @@ epoll_add(FdTable *table, int fd, FdEntry *entry, uint32_t events)
 }
 
 static int
-epoll_arm(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask)
+epoll_arm(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask, bool owned)
 {
+    (void)owned; /* the kernel knows */
     FdTable *table = &loop->fds;
     uint32_t events = epoll_events_of(mask);
     int err = 0;

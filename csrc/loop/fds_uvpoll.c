@@ -292,7 +292,7 @@ uvpoll_replace(LoopObject *loop, FdEntry *entry, int fd, FileId file)
 }
 
 static int
-uvpoll_arm(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask)
+uvpoll_arm(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask, bool owned)
 {
     FdUvPoller *poller = loop->fds.uv_poller;
     FdUvWatch *watch = entry->poller_data;
@@ -301,8 +301,6 @@ uvpoll_arm(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask)
         entry_drop_watch(poller, entry);
         return 0;
     }
-    /* A transport tells when it closes its descriptor; of others nothing is known. */
-    bool owned = entry->transport != NULL;
     if (watch == NULL || !owned) {
         FileId file;
         int err = file_identify(fd, &file);
