@@ -24,6 +24,9 @@ from world import Hooks, World, descriptors, exception_names
 
 ROUNDS = 5
 
+#: The cache of what types' attributes are keeps the names: blocks that are no leak.
+clear_caches = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
+
 #: A repetition that leaves a block of the C heap leaves 32 bytes at least. What its
 #: own lists hold back is more than that for each of few repetitions.
 BYTES_LEAST = 32
@@ -70,6 +73,7 @@ class Runner:
 
     def counts(self):
         gc.collect()
+        clear_caches()
         found = {f"live {key}": n for key, n in support.core_stats().items()}
         found["descriptors"] = descriptors()
         found["threads"] = support.native_threads()
