@@ -183,6 +183,76 @@ def test_what_failed_is_freed(loop):
     assert watch() is None
 
 
+# --- as in an except clause ---------------------------------------------------
+
+
+class Failing(asyncio.Protocol):
+    """Fails in the method of this name."""
+
+    def __init__(self, name):
+        setattr(self, name, lambda *args: fails())
+
+
+def failing_callback(loop, sock, peer):
+    loop.call_soon(fails)
+
+
+def failing_reader(loop, sock, peer):
+    def ready():
+        loop.remove_reader(sock)
+        fails()
+
+    loop.add_reader(sock, ready)
+    peer.send(b"x")
+
+
+def failing_protocol(name):
+    def start(loop, sock, peer):
+        loop._make_socket_transport(sock, Failing(name))
+        peer.close()
+
+    return start
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        failing_callback,
+        failing_reader,
+        failing_protocol("connection_made"),
+        failing_protocol("eof_received"),
+        failing_protocol("connection_lost"),
+    ],
+)
+def test_the_error_is_being_handled(loop, start):
+    """`traceback.print_exc()` in a handler prints it."""
+    seen = []
+
+    def handler(loop, context):
+        seen.append((sys.exc_info()[1], context["exception"]))
+
+    loop.set_exception_handler(handler)
+    with support.socket_pair() as (sock, peer):
+        start(loop, sock, peer)
+        support.run_until(loop, lambda: seen)
+        support.spin(loop)
+    ((handled, reported),) = seen
+    assert handled is reported
+    assert type(reported) is LookupError
+    assert sys.exc_info()[1] is None
+
+
+def test_what_a_handler_raises_has_the_error_as_its_context(loop):
+    def handler(loop, context):
+        raise SystemExit("from the handler")
+
+    loop.set_exception_handler(handler)
+    loop.call_soon(fails)
+    with pytest.raises(SystemExit) as caught:
+        loop.run_forever()
+    assert type(caught.value.__context__) is LookupError
+
+
 # --- a handler that fails -----------------------------------------------------
 
 

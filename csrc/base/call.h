@@ -148,4 +148,17 @@ call_method2(PyObject *object, PyObject *name, PyObject *arg, PyObject *arg2)
     return call_method(name, args, 3);
 }
 
+/* args[0].name(...) as in an except clause of exc: that is in sys.exc_info() meanwhile,
+ * and the context of what the method raises. */
+static inline PyObject *
+call_method_handling(PyObject *exc, PyObject *name, PyObject *const *args, size_t nargs)
+{
+    PyObject *outer = PyErr_GetHandledException();
+    PyErr_SetHandledException(exc);
+    PyObject *result = call_method(name, args, nargs);
+    PyErr_SetHandledException(outer);
+    Py_XDECREF(outer);
+    return result;
+}
+
 #endif

@@ -82,6 +82,34 @@ PyErr_SetRaisedException(PyObject *exc) /* steals exc */
 }
 #endif
 
+/* What an except clause is about: sys.exc_info() (3.11 has this itself). */
+#if PY_VERSION_HEX < 0x030B0000
+static inline PyObject *
+PyErr_GetHandledException(void)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_GetExcInfo(&type, &value, &traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    if (value == Py_None) {
+        Py_CLEAR(value);
+    }
+    return value;
+}
+
+static inline void
+PyErr_SetHandledException(PyObject *exc)
+{
+    if (exc == NULL) {
+        PyErr_SetExcInfo(NULL, NULL, NULL);
+    }
+    else {
+        PyErr_SetExcInfo(Py_NewRef((PyObject *)Py_TYPE(exc)), Py_NewRef(exc),
+                         PyException_GetTraceback(exc));
+    }
+}
+#endif
+
 /* 1 found, 0 absent (no exception), -1 error. */
 #if PY_VERSION_HEX < 0x030D0000
 static inline int

@@ -317,9 +317,9 @@ handle_report(HandleObject *self)
     }
     /* Loop._report_callback_error (pyloop/_loop.py) words it as this asyncio does. */
     PyObject *exc = PyErr_GetRaisedException();
-    PyObject *done = call_method2((PyObject *)self->loop,
-                                  self->loop->state->str__report_callback_error,
-                                  (PyObject *)self, exc);
+    PyObject *args[3] = {(PyObject *)self->loop, (PyObject *)self, exc};
+    PyObject *done = call_method_handling(
+        exc, self->loop->state->str__report_callback_error, args, 3);
     Py_DECREF(exc);
     Py_XDECREF(done);
     return done != NULL ? 0 : -1;

@@ -43,13 +43,13 @@ loop_report(LoopObject *self, const char *message, ...)
     va_start(pairs, message);
     PyObject *context = report_context(self->state, message, exc, pairs);
     va_end(pairs);
+    PyObject *args[2] = {(PyObject *)self, context};
+    PyObject *handled = context != NULL
+                            ? call_method_handling(
+                                  exc, self->state->str_call_exception_handler, args, 2)
+                            : NULL;
     Py_DECREF(exc);
-    if (context == NULL) {
-        return -1;
-    }
-    PyObject *handled = call_method1((PyObject *)self,
-                                     self->state->str_call_exception_handler, context);
-    Py_DECREF(context);
+    Py_XDECREF(context);
     Py_XDECREF(handled);
     return handled != NULL ? 0 : -1;
 }

@@ -116,10 +116,11 @@ stream_report_made(StreamObject *self, PyObject *protocol)
     PyObject *argv[2] = {NULL, (PyObject *)self};
     HandleObject *handle =
         callback != NULL ? handle_new(self->loop, callback, argv + 1, 1, NULL) : NULL;
-    PyObject *done = handle != NULL ? call_method2((PyObject *)self->loop,
-                                                   state->str__report_callback_error,
-                                                   (PyObject *)handle, exc)
-                                    : NULL;
+    PyObject *args[3] = {(PyObject *)self->loop, (PyObject *)handle, exc};
+    PyObject *done =
+        handle != NULL
+            ? call_method_handling(exc, state->str__report_callback_error, args, 3)
+            : NULL;
     Py_XDECREF(done);
     Py_XDECREF((PyObject *)handle);
     Py_XDECREF(callback);
