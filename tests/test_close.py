@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import resource
 import signal
@@ -19,6 +20,9 @@ from support import run_once
 
 class Token:
     """Something a weak reference can point at."""
+
+
+CLOSED = "^Event loop is closed$"
 
 
 # --- states -------------------------------------------------------------------
@@ -64,6 +68,55 @@ def test_close_in_another_thread(loop):
     assert loop.is_closed()
 
 
+@pytest.mark.pyloop_only
+@pytest.mark.parametrize("debug", [False, True])
+def test_close_in_a_callback_that_has_the_loop_not_running(loop, debug):
+    """As tools that nest runs may leave it; asyncio's run ends by an AttributeError."""
+
+    def close():
+        loop._thread_id = None
+        loop.close()
+
+    loop.set_debug(debug)
+    loop.call_soon(close)
+    loop.call_soon(pytest.fail)
+    with pytest.raises(RuntimeError, match=CLOSED):
+        loop.run_forever()
+    assert loop.is_closed()
+
+
+@pytest.mark.pyloop_only
+def test_a_run_that_begins_in_another_thread_during_close(loop):
+    """It is told; asyncio's would wait for ever."""
+    errors = []
+
+    def run():
+        with pytest.raises(RuntimeError, match=CLOSED) as caught:
+            loop.run_forever()
+        errors.append(str(caught.value))
+
+    def begin(record):
+        # close() has found that nobody runs it, and has not yet marked it as closed.
+        if record.getMessage().startswith("Close <"):
+            thread.start()
+            support.wait_for_condition(loop.is_running)
+            support.wait_until_asleep(thread.native_id)
+        return False
+
+    thread = threading.Thread(target=run)
+    loop.set_debug(True)
+    logger = logging.getLogger("asyncio")
+    logger.addFilter(begin)
+    logger.setLevel(logging.DEBUG)
+    try:
+        loop.close()
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.removeFilter(begin)
+    thread.join()
+    assert len(errors) == 1
+
+
 def test_closed_flag(loop):
     assert loop._closed is False
     loop.close()
@@ -71,9 +124,6 @@ def test_closed_flag(loop):
 
 
 # --- what a closed loop refuses, and what it does not -------------------------
-
-
-CLOSED = "^Event loop is closed$"
 
 
 def test_scheduling(loop):

@@ -260,8 +260,7 @@ loop_abandon_uv(LoopObject *self)
     }
 }
 
-/* From LOOP_OPEN to LOOP_CLOSED, the system's part included. */
-static void
+void
 loop_close_core(LoopObject *self)
 {
     if (self->uv_open) {
@@ -353,7 +352,16 @@ loop_dealloc(PyObject *op)
 static PyObject *
 loop_close_core_method(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    loop_close_core((LoopObject *)op);
+    LoopObject *self = (LoopObject *)op;
+    if (self->polling && self->forks == forks_count()) {
+        /* Another thread began to run it when close() had asked is_running() already.
+         * libuv's loop is that one's now: it is woken, closes, and raises. */
+        self->close_due = true;
+        threadsafe_wake(self);
+    }
+    else {
+        loop_close_core(self);
+    }
     Py_RETURN_NONE;
 }
 

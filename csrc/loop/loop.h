@@ -51,8 +51,8 @@ struct LoopObject {
     bool uv_open;       /* uv, waker, poller exist: until loop_close_core */
     unsigned int forks; /* forks_count() of the process that the uv loop and the poller
                          * belong to */
-    int fork_err; /* < 0: libuv could not follow a fork: not to be run again */
-    bool counted; /* in state->live_loops */
+    int fork_err;       /* < 0: libuv could not follow a fork: not to be run again */
+    bool counted;       /* in state->live_loops */
 
     /* Flags that asyncio keeps as attributes of the same name (getsets in loop.c). */
     bool stopping;
@@ -99,6 +99,7 @@ struct LoopObject {
     uint32_t callback_serial; /* a number for each callback that run.c runs */
     bool dispatching;         /* inside a callback run by run.c */
     bool polling;             /* in a poll that may have given up the lock */
+    bool close_due;           /* the thread that polls is to close the loop */
     bool hold_writes;         /* PYLOOP_HOLD_WRITES */
 
     char *scratch; /* SCRATCH_SIZE bytes for small reads; made at first use */
@@ -110,6 +111,9 @@ enum { SCRATCH_SIZE = 256 * 1024 };
 /* loop.c */
 PyTypeObject *loop_type_create(PyObject *module);
 int loop_check_closed(LoopObject *self);
+/* From LOOP_OPEN to LOOP_CLOSED, the system's part included. Idempotent. Not while a
+ * thread is in a poll. */
+void loop_close_core(LoopObject *self);
 /* Debug mode: RuntimeError when called from another thread than the running one's. */
 int loop_check_thread(LoopObject *self);
 void loop_refresh_overrides(LoopObject *self);

@@ -129,11 +129,23 @@ run_is_idle(LoopObject *self)
            !RACY_LOAD(self->inbox_waiting);
 }
 
+/* Another thread's close() came during the poll, which may have failed. -1. */
+static int
+run_close(LoopObject *self)
+{
+    PyErr_Clear(); /* whatever it was, it is because of that */
+    loop_close_core(self);
+    return loop_check_closed(self);
+}
+
 static int
 run_poll_for(LoopObject *self, double seconds)
 {
     if (loop_check_fork(self) < 0) { /* a callback forked, and this is the child */
         return -1;
+    }
+    if (!self->uv_open) { /* a callback closed it: close() was told that it is not run */
+        return loop_check_closed(self);
     }
     if (self->polling) { /* free-threaded: two threads were let past is_running() */
         PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
@@ -142,6 +154,9 @@ run_poll_for(LoopObject *self, double seconds)
     self->polling = true;
     int rc = fds_poll(self, seconds);
     self->polling = false;
+    if (self->close_due) {
+        return run_close(self);
+    }
     if (rc < 0) {
         return -1;
     }
