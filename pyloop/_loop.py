@@ -333,8 +333,9 @@ class Loop(_core.Loop, SendfileMethods, SubprocessMethods, asyncio.BaseEventLoop
             self._signal_handlers.clear()
         for signum in list(self._signal_handlers):
             self.remove_signal_handler(signum)
-        if self._ssock.fileno() >= 0:  # else the collector finalised it before us
-            _core.Loop._remove_reader(self, self._ssock.fileno())
+        fd = self._ssock.fileno()
+        if fd >= 0:  # else the collector, or another thread's close(), was before us
+            _core.Loop._remove_reader(self, fd)
         self._ssock.close()
         self._csock.close()
         self._internal_fds -= 1

@@ -62,7 +62,7 @@ def beside(loop, *bodies):
 
     errors = []
     thread = threading.Thread(target=work)
-    thread.start()
+    loop.call_soon(thread.start)
     loop.call_soon(busy)
     loop.run_forever()
     thread.join()
