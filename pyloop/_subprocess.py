@@ -40,6 +40,18 @@ class SubprocessTransport(_UnixSubprocessTransport):  # type: ignore[misc]
         """What asyncio makes a task of, as this is constructed."""
         return Connecting(super()._connect_pipes(waiter), waiter)
 
+    def close(self) -> None:
+        """Close the pipes and kill the child, which is killed however this ends.
+
+        Raises what closing a pipe raises: out of memory, MemoryError.
+        """
+        try:
+            super().close()
+        except BaseException:
+            if self._proc is not None:
+                self.kill()
+            raise
+
     def send_signal(self, signal: int) -> None:
         """Send a signal, unless the child has ended.
 
@@ -265,9 +277,11 @@ class SubprocessMethods:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException:
-            transport.close()
-            connected.add_done_callback(functools.partial(_close_pipes, transport))
-            await asyncio.wait((connected, exited))
+            try:
+                transport.close()
+            finally:
+                connected.add_done_callback(functools.partial(_close_pipes, transport))
+                await asyncio.wait((connected, exited))
             raise
         return transport
 

@@ -113,6 +113,27 @@ async def test_no_pidfd_and_no_thread(loop, no_pidfd, monkeypatch):
 
 
 @pytest.mark.pyloop_only
+@on_loop
+async def test_killed_although_a_pipe_cannot_be_closed(loop):
+    """As when memory is short for connection_lost()."""
+
+    class Unclosable:
+        def close(self):
+            raise MemoryError
+
+    transport, protocol = await plain(
+        loop, "sleep", "1000", stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
+    pipe = transport._pipes[0].pipe
+    transport._pipes[0].pipe = Unclosable()
+    with pytest.raises(MemoryError):
+        transport.close()
+    for left in (pipe, *(transport.get_pipe_transport(n) for n in (1, 2))):
+        left.close()
+    assert await transport._wait() == -signal.SIGKILL
+
+
+@pytest.mark.pyloop_only
 @pytest.mark.skipif(
     sys.version_info >= (3, 14), reason="Python 3.14 removed child watchers"
 )
