@@ -263,6 +263,33 @@ def test_out_of_descriptors(loop, loop_kind, backlog):
 
 @pytest.mark.pyloop_only
 @on_loop
+async def test_out_of_descriptors_and_of_memory(loop):
+    """No timer is to be had for the pause: reported too, and tried again at once."""
+    errors = record_errors(loop)
+    refused = []
+    original = loop.call_later
+
+    def call_later(delay, callback, *args):
+        if delay == RETRY and len(refused) < 2:
+            refused.append(callback)
+            raise MemoryError
+        return original(delay, callback, *args)
+
+    loop.call_later = call_later
+    server, clients, made = await starve(loop, errors, 100)
+    assert len(refused) == 2
+    kinds = {type(context["exception"]) for context in errors.contexts}
+    assert kinds == {OSError, MemoryError}
+    errors.contexts.clear()
+    await until(lambda: len(made) == 3)
+    for client in clients:
+        client.close()
+    await asyncio.gather(*(protocol.lost for protocol in made))
+    server.close()
+
+
+@pytest.mark.pyloop_only
+@on_loop
 async def test_close_while_out_of_descriptors(loop):
     """Nothing is left that would try to accept again; asyncio reports an error."""
     errors = record_errors(loop)

@@ -213,27 +213,33 @@ listener_start(ListenerObject *self, int fd, const struct sockaddr_storage *peer
 static int
 listener_back_off(ListenerObject *self, int err)
 {
+    const char *message = "socket.accept() out of system resource";
     PyloopState *state = self->loop->state;
     PyObject *sock = PyObject_CallOneArg(state->TransportSocket, self->args[ARG_SOCK]);
     if (sock == NULL) {
-        return -1;
+        PyErr_Clear(); /* it is told without */
     }
     (void)errors_raise_errno(err);
-    int rc = loop_report(self->loop, "socket.accept() out of system resource",
-                         state->str_socket, sock, NULL);
-    Py_DECREF(sock);
+    int rc = loop_report(self->loop, message, state->str_socket, sock, NULL);
+    Py_XDECREF(sock);
     if (rc < 0 || !self->serving) {
         return rc;
     }
-    Py_XDECREF(fds_unwatch(self->loop, self->fd, FD_READ, false));
     PyObject *resume = PyObject_GetAttr((PyObject *)self, state->str__resume);
     PyObject *handle =
         resume != NULL
             ? PyObject_CallMethod((PyObject *)self->loop, "call_later", "iO", 1, resume)
             : NULL;
     Py_XDECREF(resume);
-    Py_XDECREF(handle);
-    return handle != NULL ? 0 : -1;
+    if (handle == NULL) { /* still watched: it is tried again at once */
+        return loop_report(self->loop, message, state->str_socket, self->args[ARG_SOCK],
+                           NULL);
+    }
+    Py_DECREF(handle);
+    if (self->serving) {
+        Py_XDECREF(fds_unwatch(self->loop, self->fd, FD_READ, false));
+    }
+    return 0;
 }
 
 static int
