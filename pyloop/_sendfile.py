@@ -70,7 +70,7 @@ class SendfileMethods:
                 transp._sock, file, offset, count, fallback=False
             )
             return sent
-        except (OSError, asyncio.SendfileNotAvailableError) as exc:
+        except (OSError, ValueError, asyncio.SendfileNotAvailableError) as exc:
             if transp.is_closing() and not isinstance(exc, ConnectionError):
                 raise ConnectionError("Connection is closed by peer") from exc
             raise

@@ -60,12 +60,18 @@ stream_lend_no_more(StreamObject *self, PyObject *exc)
                            ? Py_NewRef(exc)
                            : PyObject_CallFunction(PyExc_ConnectionError, "s",
                                                    "Connection is closed by peer");
-    if (reason == NULL ||
-        stream_resolve_waiter(self, self->loop->state->str_set_exception, reason) < 0 ||
-        stream_wake_borrower(self) < 0) {
-        PyErr_WriteUnraisable((PyObject *)self); /* connection_lost comes first */
+    if (reason == NULL) {
+        reason =
+            PyErr_GetRaisedException(); /* no memory: whoever waits hears of that */
     }
-    Py_XDECREF(reason);
+    /* What is raised here gives way to connection_lost(), which comes next. */
+    if (stream_resolve_waiter(self, self->loop->state->str_set_exception, reason) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    if (stream_wake_borrower(self) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_DECREF(reason);
 }
 
 PyObject *
