@@ -125,8 +125,12 @@ fds_watch(LoopObject *loop, int fd, unsigned int direction, FdCallback ready,
              * one does not wait for this one. */
             stale = other->owner;
             *other = (FdSlot){NULL, NULL};
-            /* Cannot fail: it was armed just now, for more. */
-            (void)loop->fds.poller->arm(loop, fd, entry, direction, false);
+            err = loop->fds.poller->arm(loop, fd, entry, direction, false);
+            if (err != 0) { /* although it was armed for more just now */
+                fds_count_watched(loop, was_watched, entry_wanted(entry) != 0);
+                Py_DECREF(stale);
+                return fds_raise(err);
+            }
         }
     }
     PyObject *old_identity = NULL;
