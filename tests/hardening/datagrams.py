@@ -216,3 +216,91 @@ def datagrams_refused(w: World):
             raise AssertionError("another address was taken")
         protocol.transport.abort()
         w.run(until(lambda: protocol.lost))
+
+
+@scenario
+def datagrams_closed_with_queue(w: World):
+    """close() sends what is queued first, abort() drops it."""
+    far = peer(w, socket.AF_UNIX)
+    closing, aborting = (make(w, family=socket.AF_UNIX) for _ in range(2))
+    got = []
+    with w.armed():
+        for protocol in (closing, aborting):
+            while protocol.transport.get_write_buffer_size() == 0:
+                protocol.transport.sendto(b"x", far.getsockname())
+        closing.transport.sendto(b"last", far.getsockname())
+        closing.transport.close()
+        aborting.transport.abort()
+        while not (closing.lost and aborting.lost):
+            got += waiting(far)
+            w.run(until(lambda: True))
+            w.check_gave_up()
+    assert (got + waiting(far))[-1] == b"last"
+
+
+@scenario
+def datagrams_left(w: World):
+    """The loop is stopped between the datagrams of a burst; the rest comes later."""
+    far = peer(w)
+    protocol = make(w, local_addr=("127.0.0.1", 0))
+    address = protocol.transport.get_extra_info("sockname")
+    received = protocol.datagram_received
+
+    def stopping(data, addr):
+        received(data, addr)
+        w.loop.stop()
+
+    protocol.datagram_received = stopping
+    with w.armed():
+        for n in range(4):
+            far.sendto(b"%d" % n, address)
+        for _ in range(8):
+            w.run_once()
+    del protocol.datagram_received
+    assert protocol.datagrams == [b"0", b"1", b"2", b"3"]
+
+
+class Foreign(socket.socket):
+    """Of a family whose addresses only its own methods know."""
+
+    family = socket.AF_PACKET
+
+
+@scenario
+def datagrams_by_methods(w: World):
+    """Names of hosts and other families' addresses: the socket's methods are called."""
+    far = peer(w)
+    near = w.close_later(Foreign(socket.AF_INET, socket.SOCK_DGRAM))
+    near.bind(("127.0.0.1", 0))
+    near.setblocking(False)
+    protocol = make(w, echo=True, sock=near)
+    named = make(w, local_addr=("127.0.0.1", 0))
+    with w.armed():
+        far.sendto(b"abc", near.getsockname())
+        w.run(until(lambda: protocol.datagrams))
+        named.transport.sendto(b"def", ("localhost", far.getsockname()[1]))
+        w.run(until(lambda: True))
+    assert sorted(waiting(far)) == [b"abc", b"def"]
+
+
+@scenario
+def datagrams_over_ipv6(w: World):
+    """Where there is IPv6."""
+    near, far = (
+        w.close_later(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+        for _ in range(2)
+    )
+    for sock in (near, far):
+        sock.setblocking(False)
+        try:
+            sock.bind(("::1", 0))
+        except OSError:
+            return
+    protocol = make(w, echo=True, sock=near)
+    with w.armed():
+        far.sendto(b"abc", near.getsockname())
+        w.run(until(lambda: protocol.datagrams))
+        protocol.transport.sendto(b"def", (*far.getsockname()[:2], 0, 0))
+        protocol.transport.close()
+        w.run(until(lambda: protocol.lost))
+    assert waiting(far) == [b"abc", b"def"]

@@ -184,6 +184,35 @@ def pipe_over_terminal(w: World):
 
 
 @scenario
+def failing_pipe_protocols(w: World):
+    """Protocols that raise when they get data and when they are to pause."""
+
+    class Failing(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            raise LookupError("data")
+
+        def pause_writing(self):
+            raise LookupError("pause")
+
+        def connection_lost(self, exc):
+            super().connection_lost(exc)
+            raise LookupError("lost")
+
+    near, far = ends(w)
+    receiving, sending = Failing(w), Failing(w)
+    w.run(w.loop.connect_read_pipe(lambda: receiving, near))
+    w.run(w.loop.connect_write_pipe(lambda: sending, far))
+    with w.armed():
+        sending.transport.set_write_buffer_limits(high=10)
+        sending.transport.write(bytes(100_000))
+        w.run(until(lambda: receiving.data or receiving.lost))
+        sending.transport.abort()
+        w.run(until(lambda: sending.lost and receiving.lost))
+    assert "LookupError" in w.seen.names
+
+
+@scenario
 def pipe_refused(w: World):
     near, _ = ends(w)
     with w.armed():

@@ -659,9 +659,11 @@ def names(w: World):
 
 def names_of(patterns):
     """The scenarios whose names contain one of the patterns; all without any."""
+    import corners  # noqa: F401
     import datagrams  # noqa: F401
     import outside  # noqa: F401
     import pipe_transports  # noqa: F401
+    import servers  # noqa: F401
     import services  # noqa: F401
     import streams  # noqa: F401  (adds its own)
 

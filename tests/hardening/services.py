@@ -4,15 +4,20 @@ See scenarios.py.
 """
 
 import asyncio
+import contextlib
+import errno
 import io
 import os
 import signal
 import socket
 import tempfile
+from unittest import mock
 
+from corners import raises
+from pipe_transports import ends
 from scenarios import scenario, target
 from streams import connect, drain, take
-from world import Recorder, World, until
+from world import GaveUp, Recorder, World, until
 
 CONTENT = bytes(range(256)) * 160
 
@@ -101,6 +106,55 @@ def sendfile_cancelled(w: World):
     with w.armed():
         first = w.run(main())
     assert first.startswith(CONTENT[:100])
+
+
+@scenario
+def sendfile_lost(w: World):
+    """The connection is lost while a file is sent, and what may not be done then."""
+    left, right = w.pair()
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    file = regular_file(w)
+    file.truncate(1 << 24)
+    loop = w.loop
+    transport = connect(w, left).transport
+
+    def sending():
+        return loop.sendfile(transport, file, fallback=False)
+
+    async def main():
+        first = asyncio.ensure_future(sending())
+        data = b""
+        while not data and not first.done():
+            await asyncio.sleep(0.001)
+            data = drain(right)
+        raises(RuntimeError, transport.write, b"x")
+        raises(RuntimeError, transport._make_empty_waiter)
+        transport.abort()
+        await asyncio.wait([first])
+        for ended in (first, asyncio.ensure_future(sending())):
+            try:
+                await ended
+            except (ConnectionError, RuntimeError):
+                continue
+            raise AssertionError("it was sent")
+
+    with w.armed():
+        w.run(main())
+
+
+@scenario
+def sendfile_not_available(w: World):
+    """A pipe is no file that the kernel sends from."""
+    left, _ = w.pair()
+    near, _ = ends(w)
+    loop = w.loop
+    with w.armed():
+        for _ in range(2):
+            raises(
+                asyncio.SendfileNotAvailableError,
+                w.run,
+                loop.sock_sendfile(left, near, 0, 5, fallback=False),
+            )
 
 
 @scenario
@@ -204,6 +258,53 @@ def child_of_streams(w: World):
     with w.armed():
         result = w.run(main())
     assert result == (b"abc", 3)
+
+
+@scenario
+def child_in_thread(w: World):
+    """Without a pidfd a thread waits for the child."""
+    protocol = Parent(w)
+    loop = w.loop
+
+    def pidfd_open(pid, flags=0):
+        raise OSError(errno.ENOSYS, "there is no such call")
+
+    with mock.patch.object(os, "pidfd_open", pidfd_open), w.armed():
+        transport, _ = w.run(
+            loop.subprocess_exec(
+                lambda: protocol, "cat", stdin=None, stdout=None, stderr=None
+            )
+        )
+        w.run(until(lambda: protocol.lost))
+    assert transport.get_returncode() == 0
+
+
+@scenario
+def child_cancelled(w: World):
+    """Cancelled as it starts: the child is killed and waited for."""
+    protocol = Parent(w)
+    loop = w.loop
+
+    async def main():
+        starting = asyncio.ensure_future(
+            loop.subprocess_exec(lambda: protocol, "sleep", "100")
+        )
+        for _ in range(2):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait([starting])
+        with contextlib.suppress(asyncio.CancelledError):
+            w.transports.append((await starting)[0])
+            w.transports[-1].kill()
+
+    try:
+        with w.armed():
+            w.run(main())
+    except GaveUp:  # of a pidfd that is believed to be closed; that is told
+        for transport in w.transports:
+            transport._proc.kill()
+            transport._proc.wait()
+        raise
 
 
 @scenario

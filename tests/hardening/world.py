@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 import time
 
 import support
@@ -279,6 +280,9 @@ class World:
                 break
             loop.call_later(0.001, loop.stop)
             loop.run_forever()
+        for thread in threading.enumerate():
+            if thread.name.startswith("pyloop-waitpid"):
+                thread.join(5)
         if loop._default_executor is not None:
             loop.run_until_complete(loop.shutdown_default_executor())
 
