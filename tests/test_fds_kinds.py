@@ -190,6 +190,34 @@ def test_the_original_closed_unremoved_while_a_duplicate_is_open(loop, pair):
     assert len(iterations) < 50
 
 
+@pytest.mark.skipif(
+    os.environ.get("PYLOOP_POLLER") == "uv_poll",
+    reason="libuv cannot get rid of a descriptor that was closed before its removal",
+)
+def test_a_number_taken_over_before_the_next_event(loop, pair):
+    """What still waits for the number goes on: the old file's events are not its."""
+    left, right = pair
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    other, far = socket.socketpair()
+
+    async def receive_and_begin_to_send():
+        receiving = asyncio.ensure_future(loop.sock_recv(left, 1))
+        await asyncio.sleep(0)
+        right.send(b"x")
+        await receiving  # pyloop goes on to watch for reading
+        sending = asyncio.ensure_future(loop.sock_sendall(left, bytes(50_000)))
+        await asyncio.sleep(0)
+        return sending
+
+    with left.dup(), other, far:
+        sending = loop.run_until_complete(receive_and_begin_to_send())
+        sent = len(right.recv(100_000))
+        right.send(b"x")  # both directions of the old file are ready
+        os.dup2(other.fileno(), left.fileno())
+        support.run(loop, sending)
+        assert sent + len(far.recv(100_000)) == 50_000
+
+
 def test_two_numbers_of_one_open_file(loop, pair):
     left, right = pair
     with left.dup() as duplicate:

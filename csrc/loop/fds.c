@@ -281,6 +281,9 @@ fds_record(LoopObject *loop, int fd, uint32_t generation, unsigned int mask)
     if (fresh != mask && (entry->armed & ~wanted) != 0) {
         /* The lazy disarm: an error is as in fds_unwatch. */
         (void)loop->fds.poller->arm(loop, fd, entry, wanted, entry->transport != NULL);
+        if (entry->generation != generation) {
+            return; /* the number is another file's now, of which this event was not */
+        }
     }
     if (fresh != 0) {
         if (entry->pending == 0) {
