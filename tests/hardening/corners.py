@@ -495,7 +495,8 @@ def abandon(w: World):
     task = loop.create_task(main := receive(loop, sockets[4]))
     loop.call_soon(loop.stop)
     loop.run_forever()
-    loop.call_later(1000, target, loop, main, task)
+    query = loop.getaddrinfo("127.0.0.1", 80)
+    loop.call_later(1000, target, loop, main, task, query)
     loop.call_soon_threadsafe(target, loop)
     w.loops.remove(loop)
 

@@ -5,6 +5,7 @@ import contextlib
 import socket
 
 from scenarios import scenario
+from streams import Foreign
 from world import World, until
 
 
@@ -260,10 +261,35 @@ def datagrams_left(w: World):
     assert protocol.datagrams == [b"0", b"1", b"2", b"3"]
 
 
-class Foreign(socket.socket):
-    """Of a family whose addresses only its own methods know."""
+class Refusing(Foreign):
+    """Sends when it is asked the second time, and fails to receive."""
 
-    family = socket.AF_PACKET
+    asked = 0
+
+    def sendto(self, *args):
+        self.asked += 1
+        if self.asked % 2:
+            raise BlockingIOError
+        return super().sendto(*args)
+
+    def recvfrom(self, size):
+        raise LookupError("of the socket")
+
+
+@scenario
+def failing_datagram_socket(w: World):
+    far = peer(w)
+    near = w.close_later(Refusing(socket.AF_INET, socket.SOCK_DGRAM))
+    near.bind(("127.0.0.1", 0))
+    near.setblocking(False)
+    protocol = make(w, sock=near)
+    with w.armed():
+        for data in (b"a", b"b"):
+            protocol.transport.sendto(data, far.getsockname())
+        w.run(until(lambda: protocol.transport.get_write_buffer_size() == 0))
+        far.sendto(b"abc", near.getsockname())
+        w.run(until(lambda: protocol.lost))
+    assert waiting(far) == [b"a", b"b"] and "LookupError" in w.seen.names
 
 
 @scenario

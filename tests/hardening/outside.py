@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 
+import support
 from scenarios import scenario, target
 from world import World, until
 
@@ -138,6 +139,45 @@ def woken_by_thread(w: World):
         begin.set()
         thread.join()
     assert seen == [1]
+
+
+@scenario
+def watched_by_thread(w: World):
+    """Another thread has descriptors watched, and no more, while the loop waits."""
+    loop = w.loop
+    left, right = w.pair()
+    other, _ = w.pair()
+    right.send(b"x")
+    main_thread = threading.get_native_id()
+    seen = []
+    begin = threading.Event()
+
+    def readable():
+        seen.append(left.recv(1))
+
+    def work():
+        begin.wait()
+        support.wait_until_asleep(main_thread)
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            loop.add_reader(other, target)
+            loop.add_reader(left, readable)
+            loop.remove_reader(other)
+
+    async def main():
+        begin.set()
+        while not seen:
+            await asyncio.sleep(0.05)
+        loop.remove_reader(left)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        with w.armed():
+            w.run(main())
+    finally:
+        begin.set()
+        thread.join()
+    assert seen == [b"x"]
 
 
 @scenario

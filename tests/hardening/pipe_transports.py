@@ -47,7 +47,7 @@ def pipe_read(w: World):
     with w.armed():
         protocol = reader(w, near)
         far.write(b"abc")
-        w.run(until(lambda: protocol.data or protocol.lost or w.seen.names))
+        w.run(until(lambda: len(protocol.data) == 3 or protocol.lost or w.seen.names))
         far.close()
         if w.seen.names:  # it could not be watched, which is reported
             protocol.transport.close()
@@ -108,7 +108,7 @@ def pipe_pause(w: World):
         far.write(b"abc")
         w.run(until(lambda: True))
         transport.resume_reading()
-        w.run(until(lambda: protocol.data or protocol.lost))
+        w.run(until(lambda: len(protocol.data) == 3 or protocol.lost))
         transport.close()
         w.run(until(lambda: protocol.lost))
     assert protocol.data == b"abc"
@@ -159,7 +159,7 @@ def pipe_over_sockets(w: World):
         transport, _ = w.run(loop.connect_write_pipe(lambda: sending, far))
         assert receiving.transport.is_reading()
         transport.write(b"abc")
-        w.run(until(lambda: receiving.data or receiving.lost or w.seen.names))
+        w.run(until(lambda: len(receiving.data) == 3 or w.seen.names or receiving.lost))
         receiving.transport.close()
         w.run(until(lambda: sending.lost or w.seen.names))
     assert receiving.data == b"abc"
@@ -177,7 +177,7 @@ def pipe_over_terminal(w: World):
     with w.armed():
         w.run(loop.connect_read_pipe(lambda: protocol, near))
         far.write(b"abc")
-        w.run(until(lambda: protocol.data or protocol.lost or w.seen.names))
+        w.run(until(lambda: len(protocol.data) == 3 or protocol.lost or w.seen.names))
         protocol.transport.close()
         w.run(until(lambda: protocol.lost))
     assert protocol.data == b"abc"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 
 from scenarios import scenario
@@ -385,7 +386,8 @@ def fewer_writes(w: World):
     def reply(data):
         for part in (b"a", b"b")[: len(data)]:
             protocol.transport.write(part)
-        other.transport.write(b"z")
+        if len(data) == 2:
+            other.transport.write(b"z")
 
     left, right = w.pair()
     far, near = w.pair()
@@ -397,4 +399,44 @@ def fewer_writes(w: World):
             assert w.run(take(right, 2)) == b"ab"
         right.send(b"x")
         assert w.run(take(right, 1)) == b"a"
-        assert w.run(take(near, 6)) == b"zzzzzz"
+        assert w.run(take(near, 5)) == b"zzzzz"
+
+
+class Foreign(socket.socket):
+    """Of a family whose addresses only its own methods know."""
+
+    family = socket.AF_PACKET
+
+
+@scenario
+def addresses_by_methods(w: World):
+    left, _ = w.pair(socket.AF_INET)
+    foreign = w.close_later(Foreign(fileno=left.detach()))
+    foreign.setblocking(False)
+    protocol = Recorder(w)
+    loop = w.loop
+    with w.armed():
+        transport = loop._make_socket_transport(foreign, protocol)
+        w.run_once()
+        assert transport.get_extra_info("sockname") == foreign.getsockname()
+        assert transport.get_extra_info("peername") == foreign.getpeername()
+        transport.abort()
+        w.run(until(lambda: protocol.lost))
+
+
+@scenario
+def descriptor_lost(w: World):
+    """What a closing transport has to send finds its number another transport's."""
+    left, _ = w.pair()
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    first = connect(w, left)
+    with w.armed():
+        first.transport.write(bytes(LARGE))
+        first.transport.close()
+        os.close(left.detach())
+        near, far = w.pair()
+        second = connect(w, near)
+        second.transport.write(b"abc")
+        assert w.run(take(far, 3)) == b"abc"
+        first.transport.abort()
+        w.run(until(lambda: first.lost))
