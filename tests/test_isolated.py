@@ -120,5 +120,6 @@ def test_the_module_imported_again_and_dropped(loop_kind):
     sys.version_info < (3, 13),
     reason="asyncio itself works in interpreters with their own GIL from 3.13 on",
 )
-def test_subinterpreters(loop_kind):
-    run("subinterpreters.py", loop_kind)
+@pytest.mark.parametrize("scenario", ["one_after_another", "side_by_side", "destroyed"])
+def test_subinterpreters(loop_kind, scenario):
+    run("subinterpreters.py", loop_kind, scenario)
