@@ -158,10 +158,12 @@ def watched_by_thread(w: World):
     def work():
         begin.wait()
         support.wait_until_asleep(main_thread)
-        with contextlib.suppress(RuntimeError):  # the loop is closed already
+        try:
             loop.add_reader(other, target)
             loop.add_reader(left, readable)
             loop.remove_reader(other)
+        except (OSError, RuntimeError) as exc:  # RuntimeError: it is closed already
+            w.seen.add(exc, "in the thread")
 
     async def main():
         begin.set()
@@ -177,6 +179,8 @@ def watched_by_thread(w: World):
     finally:
         begin.set()
         thread.join()
+        loop.remove_reader(left)
+        loop.remove_reader(other)
     assert seen == [b"x"]
 
 

@@ -413,11 +413,9 @@ def addresses_by_methods(w: World):
     left, _ = w.pair(socket.AF_INET)
     foreign = w.close_later(Foreign(fileno=left.detach()))
     foreign.setblocking(False)
-    protocol = Recorder(w)
-    loop = w.loop
+    protocol = connect(w, foreign)
+    transport = protocol.transport
     with w.armed():
-        transport = loop._make_socket_transport(foreign, protocol)
-        w.run_once()
         assert transport.get_extra_info("sockname") == foreign.getsockname()
         assert transport.get_extra_info("peername") == foreign.getpeername()
         transport.abort()
