@@ -54,6 +54,8 @@ SOURCES = (
     "csrc/transport/stream.c",
     "csrc/transport/extra.c",
     "csrc/transport/read.c",
+    "csrc/transport/reader.c",
+    "csrc/transport/readops.c",
     "csrc/transport/write.c",
     "csrc/transport/lend.c",
     "csrc/transport/flow.c",

@@ -10,6 +10,7 @@
 #include "loop/methods.h"
 #include "loop/sockets.h"
 #include "transport/datagram.h"
+#include "transport/reader.h"
 #include "transport/stream.h"
 
 #include <uv.h>

@@ -22,6 +22,8 @@
     X(DatagramTransport, datagram)                                                     \
     X(Listener, listener)                                                              \
     X(SockOp, sockop)                                                                  \
+    X(StreamReader, streamreader)                                                      \
+    X(ReadOp, readop)                                                                  \
     X(NameQuery, namequery)
 
 /* Interned names. */
@@ -101,6 +103,28 @@
     X(send)                                                                            \
     X(setblocking)                                                                     \
     X(throw)                                                                           \
+    X(__anext__)                                                                       \
+    X(__class__)                                                                       \
+    X(_buffer)                                                                         \
+    X(_eof)                                                                            \
+    X(_exception)                                                                      \
+    X(_limit)                                                                          \
+    X(_loop)                                                                           \
+    X(_maybe_resume_transport)                                                         \
+    X(_paused)                                                                         \
+    X(_stream_reader_wr)                                                               \
+    X(_transport)                                                                      \
+    X(_wait_for_data)                                                                  \
+    X(_waiter)                                                                         \
+    X(_wakeup_waiter)                                                                  \
+    X(cancelled)                                                                       \
+    X(feed_data)                                                                       \
+    X(pause_reading)                                                                   \
+    X(read)                                                                            \
+    X(readexactly)                                                                     \
+    X(readline)                                                                        \
+    X(readuntil)                                                                       \
+    X(resume_reading)                                                                  \
     X(_ensure_resolved)                                                                \
     X(getsockopt)                                                                      \
     X(time)                                                                            \
@@ -137,6 +161,19 @@
     X(type_stream, "socket", "SOCK_STREAM")                                            \
     X(type_dgram, "socket", "SOCK_DGRAM")                                              \
     X(type_raw, "socket", "SOCK_RAW")                                                  \
+    X(AsyncioStreamReader, "asyncio.streams", "StreamReader")                          \
+    X(StreamReaderProtocol, "asyncio.streams", "StreamReaderProtocol")                 \
+    X(reader_feed_data, "asyncio.streams", "StreamReader.feed_data")                   \
+    X(reader_read, "asyncio.streams", "StreamReader.read")                             \
+    X(reader_readexactly, "asyncio.streams", "StreamReader.readexactly")               \
+    X(reader_readline, "asyncio.streams", "StreamReader.readline")                     \
+    X(reader_readuntil, "asyncio.streams", "StreamReader.readuntil")                   \
+    X(reader___anext__, "asyncio.streams", "StreamReader.__anext__")                   \
+    X(reader__wait_for_data, "asyncio.streams", "StreamReader._wait_for_data")         \
+    X(reader__wakeup_waiter, "asyncio.streams", "StreamReader._wakeup_waiter")         \
+    X(reader__maybe_resume_transport, "asyncio.streams",                               \
+      "StreamReader._maybe_resume_transport")                                          \
+    X(streams_data_received, "asyncio.streams", "StreamReaderProtocol.data_received")  \
     X(SSLSocket, "ssl", "SSLSocket")
 
 /* Live objects, for tests: debug_stats() returns them. */
@@ -162,6 +199,8 @@ typedef struct {
     PyObject *empty_tuple;
     PyObject *original_getaddrinfo; /* socket.getaddrinfo as it was at import */
     PyObject *original_getnameinfo;
+    /* reader.c: of the classes whose functions were looked at, and are asyncio's */
+    unsigned int reader_version, streams_version;
     Py_ssize_t
         sock_fd_offset; /* sockets.c: of the descriptor in a socket object, or 0 */
 #define X(n) Py_ssize_t live_##n;

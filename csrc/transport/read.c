@@ -9,6 +9,7 @@
 
 #include "base/call.h"
 #include "base/errors.h"
+#include "transport/reader.h"
 
 #include <errno.h>
 
@@ -45,6 +46,8 @@ stream_look_at_protocol(StreamObject *self)
     }
     if (self->protocol == protocol) { /* else its __class__ has set another */
         self->buffered = buffered > 0;
+        self->streams = Py_IS_TYPE(
+            protocol, (PyTypeObject *)self->loop->state->StreamReaderProtocol);
     }
     Py_DECREF(protocol);
 }
@@ -92,6 +95,12 @@ stream_read_bytes(StreamObject *self)
     int rc = stream_after_recv(self, n);
     if (rc <= 0) {
         return rc;
+    }
+    if (self->streams) {
+        rc = reader_feed(self->loop, self->protocol, scratch, (size_t)n);
+        if (rc != 0) {
+            return rc > 0 ? 0 : self->ops->on_data_failed(self);
+        }
     }
     PyObject *data = PyBytes_FromStringAndSize(scratch, (Py_ssize_t)n);
     if (data == NULL) {

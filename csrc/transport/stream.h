@@ -75,6 +75,7 @@ struct StreamObject {
     SocketKind kind;
     StreamPhase phase;
     bool buffered;          /* a socket's protocol is a BufferedProtocol */
+    bool streams;           /* the protocol is exactly asyncio.StreamReaderProtocol */
     bool paused;            /* pause_reading() */
     bool read_eof;          /* the peer sent EOF and the protocol keeps the transport */
     bool write_eof;         /* write_eof() */
@@ -203,7 +204,8 @@ void stream_extra_keep(StreamObject *self);
 int stream_on_readable(LoopObject *loop, PyObject *owner); /* reads, for the protocol */
 int stream_watch_reading(StreamObject *self);
 void stream_unwatch_reading(StreamObject *self);
-void stream_look_at_protocol(StreamObject *self); /* sets buffered; may run user code */
+/* Sets buffered, streams; may run user code. */
+void stream_look_at_protocol(StreamObject *self);
 
 /* write.c */
 PyObject *stream_write(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
