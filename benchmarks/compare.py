@@ -79,6 +79,7 @@ SERVER_ROWS = (
     ServerRow(
         "uvicorn", "uvicorn + httptools, plain ASGI, 64 connections", "uvicorn", 64
     ),
+    ServerRow("tls", "the same over TLS, 32 connections", "uvicorn_tls", 32),
     ServerRow("aiohttp", "aiohttp server, 64 connections", "aiohttp", 64),
 )
 
@@ -174,7 +175,8 @@ def measure_server(
                     server, protocol, server_row.conns, server_row.size, seconds
                 )
             else:
-                result = harness.load_web(server, server_row.conns, seconds)
+                scheme = "https" if server_row.kind == "uvicorn_tls" else "http"
+                result = harness.load_web(server, server_row.conns, seconds, scheme)
             log = server.log()
     except harness.LoadError as exc:
         raise MeasurementFailed(str(exc)) from None

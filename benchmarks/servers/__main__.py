@@ -29,6 +29,7 @@ KINDS = {
     "sock": echo.serve_sock,
     "datagrams": echo.serve_datagrams,
     "uvicorn": web.serve_uvicorn,
+    "uvicorn_tls": web.serve_uvicorn_tls,
     "aiohttp": web.serve_aiohttp,
 }
 
@@ -40,7 +41,7 @@ def ready(port: int) -> None:
 async def serve(kind: str) -> None:
     """Run the server until it returns or SIGTERM cancels it."""
     task = asyncio.current_task()
-    if kind != "uvicorn":
+    if not kind.startswith("uvicorn"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await KINDS[kind](ready)

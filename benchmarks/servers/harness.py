@@ -122,13 +122,18 @@ def running(loop: str, kind: str) -> Iterator[Server]:
             raise LoadError(f"{kind} ended with status {process.returncode}: {why}")
 
 
-def build_load() -> str:
-    """Compile load.c when the cached program is older than it; its path."""
+def cache_folder() -> Path:
+    """Where what is made for the benchmarks is kept; nobody else can write there."""
     cache = Path(tempfile.gettempdir()) / f"pyloop-bench-{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
     if cache.stat().st_uid != os.getuid():
         raise LoadError(f"{cache} belongs to somebody else")
-    source, program = HERE / "load.c", cache / "load"
+    return cache
+
+
+def build_load() -> str:
+    """Compile load.c when the cached program is older than it; its path."""
+    source, program = HERE / "load.c", cache_folder() / "load"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
         if compiler is None:
@@ -194,30 +199,35 @@ def parse_wrk(text: str) -> WrkResult:
     return WrkResult(int(total[1]), float(rate[1]), "; ".join(failures))
 
 
-def start_wrk(port: int, conns: int, seconds: int) -> subprocess.Popen[bytes]:
+def start_wrk(
+    port: int, conns: int, seconds: int, scheme: str = "http"
+) -> subprocess.Popen[bytes]:
     """Start wrk against 127.0.0.1 on LOAD_CORE; *seconds* is a whole number for wrk."""
     wrk = shutil.which("wrk")
     if wrk is None:
         raise LoadError("wrk is not installed (the package is called wrk everywhere)")
-    argv = [wrk, "-t1", f"-c{conns}", f"-d{seconds}s", f"http://127.0.0.1:{port}/"]
+    argv = [wrk, "-t1", f"-c{conns}", f"-d{seconds}s"]
+    argv += [f"{scheme}://127.0.0.1:{port}/"]
     return pinned(argv, LOAD_CORE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def run_wrk(port: int, conns: int, seconds: int) -> WrkResult:
+def run_wrk(port: int, conns: int, seconds: int, scheme: str = "http") -> WrkResult:
     """Run wrk to its end; raises LoadError when a request failed."""
-    process = start_wrk(port, conns, seconds)
+    process = start_wrk(port, conns, seconds, scheme)
     result = parse_wrk(process.communicate()[0].decode())
     if result.failures:
         raise LoadError(f"wrk: {result.failures}")
     return result
 
 
-def load_web(server: Server, conns: int, seconds: float) -> dict[str, float]:
+def load_web(
+    server: Server, conns: int, seconds: float, scheme: str = "http"
+) -> dict[str, float]:
     """Load a web server with wrk; the same figures as load_echo, per request."""
-    run_wrk(server.port, conns, 1)
+    run_wrk(server.port, conns, 1, scheme)
     whole_seconds = max(1, round(seconds))
     cpu = server.cpu_seconds()
     start = time.perf_counter()
-    result = run_wrk(server.port, conns, whole_seconds)
+    result = run_wrk(server.port, conns, whole_seconds, scheme)
     wall = time.perf_counter() - start
     return per_message(result.requests, server.cpu_seconds() - cpu, wall)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from servers import certificate, harness
 from servers.echo import Ready
 
 BODY = b"Hello, world!\n"
@@ -25,7 +26,7 @@ async def asgi_app(scope, receive, send) -> None:
     await send({"type": "http.response.body", "body": BODY})
 
 
-async def serve_uvicorn(ready: Ready) -> None:
+async def serve_uvicorn(ready: Ready, **tls: str) -> None:
     """uvicorn with httptools, until SIGTERM, which uvicorn handles itself."""
     import uvicorn
 
@@ -42,8 +43,15 @@ async def serve_uvicorn(ready: Ready) -> None:
         lifespan="off",
         log_level="warning",
         access_log=False,
+        **tls,
     )
     await Server(config).serve()
+
+
+async def serve_uvicorn_tls(ready: Ready) -> None:
+    """The same over TLS."""
+    chain, key = certificate.make(harness.cache_folder())
+    await serve_uvicorn(ready, ssl_certfile=chain, ssl_keyfile=key)
 
 
 async def serve_aiohttp(ready: Ready) -> None:
