@@ -25,6 +25,7 @@ from setuptools.errors import LinkError
 SOURCES = (
     "csrc/module.c",
     "csrc/base/state.c",
+    "csrc/base/watched.c",
     "csrc/base/errors.c",
     "csrc/base/args.c",
     "csrc/base/forks.c",

@@ -49,7 +49,7 @@ state_init(PyloopState *state)
     if (state->original_getaddrinfo == NULL || state->original_getnameinfo == NULL) {
         goto error;
     }
-    return 0;
+    return watched_init(state->watched);
 error:
     return -1; /* module_clear drops what was made */
 }
@@ -66,7 +66,7 @@ state_traverse(PyloopState *state, visitproc visit, void *arg)
     Py_VISIT(state->empty_tuple);
     Py_VISIT(state->original_getaddrinfo);
     Py_VISIT(state->original_getnameinfo);
-    return 0;
+    return watched_traverse(state->watched, visit, arg);
 }
 
 void
@@ -84,4 +84,5 @@ state_clear(PyloopState *state)
     Py_CLEAR(state->empty_tuple);
     Py_CLEAR(state->original_getaddrinfo);
     Py_CLEAR(state->original_getnameinfo);
+    watched_clear(state->watched);
 }

@@ -10,6 +10,8 @@
 
 #include "base/compat.h"
 
+#include "base/watched.h"
+
 /* Creation order: bases first. */
 #define PYLOOP_TYPES(X)                                                                \
     X(Handle, handle)                                                                  \
@@ -110,13 +112,10 @@
     X(_exception)                                                                      \
     X(_limit)                                                                          \
     X(_loop)                                                                           \
-    X(_maybe_resume_transport)                                                         \
     X(_paused)                                                                         \
     X(_stream_reader_wr)                                                               \
     X(_transport)                                                                      \
-    X(_wait_for_data)                                                                  \
     X(_waiter)                                                                         \
-    X(_wakeup_waiter)                                                                  \
     X(cancelled)                                                                       \
     X(feed_data)                                                                       \
     X(pause_reading)                                                                   \
@@ -161,19 +160,6 @@
     X(type_stream, "socket", "SOCK_STREAM")                                            \
     X(type_dgram, "socket", "SOCK_DGRAM")                                              \
     X(type_raw, "socket", "SOCK_RAW")                                                  \
-    X(AsyncioStreamReader, "asyncio.streams", "StreamReader")                          \
-    X(StreamReaderProtocol, "asyncio.streams", "StreamReaderProtocol")                 \
-    X(reader_feed_data, "asyncio.streams", "StreamReader.feed_data")                   \
-    X(reader_read, "asyncio.streams", "StreamReader.read")                             \
-    X(reader_readexactly, "asyncio.streams", "StreamReader.readexactly")               \
-    X(reader_readline, "asyncio.streams", "StreamReader.readline")                     \
-    X(reader_readuntil, "asyncio.streams", "StreamReader.readuntil")                   \
-    X(reader___anext__, "asyncio.streams", "StreamReader.__anext__")                   \
-    X(reader__wait_for_data, "asyncio.streams", "StreamReader._wait_for_data")         \
-    X(reader__wakeup_waiter, "asyncio.streams", "StreamReader._wakeup_waiter")         \
-    X(reader__maybe_resume_transport, "asyncio.streams",                               \
-      "StreamReader._maybe_resume_transport")                                          \
-    X(streams_data_received, "asyncio.streams", "StreamReaderProtocol.data_received")  \
     X(SSLSocket, "ssl", "SSLSocket")
 
 /* Live objects, for tests: debug_stats() returns them. */
@@ -199,8 +185,7 @@ typedef struct {
     PyObject *empty_tuple;
     PyObject *original_getaddrinfo; /* socket.getaddrinfo as it was at import */
     PyObject *original_getnameinfo;
-    /* reader.c: of the classes whose functions were looked at, and are asyncio's */
-    unsigned int reader_version, streams_version;
+    Watched watched[WATCHED_COUNT];
     Py_ssize_t
         sock_fd_offset; /* sockets.c: of the descriptor in a socket object, or 0 */
 #define X(n) Py_ssize_t live_##n;

@@ -47,7 +47,7 @@ stream_look_at_protocol(StreamObject *self)
     if (self->protocol == protocol) { /* else its __class__ has set another */
         self->buffered = buffered > 0;
         self->streams = Py_IS_TYPE(
-            protocol, (PyTypeObject *)self->loop->state->StreamReaderProtocol);
+            protocol, self->loop->state->watched[WATCHED_STREAM_PROTOCOL].type);
     }
     Py_DECREF(protocol);
 }

@@ -5,64 +5,6 @@
 
 #include <string.h>
 
-/* ---- are the functions asyncio's? ------------------------------------------- */
-
-/* Whether every function of the table is still what its class has. */
-static bool
-reader_look_at_functions(PyloopState *state)
-{
-    const struct {
-        PyObject *type, *name, *function;
-    } table[] = {
-        {state->AsyncioStreamReader, state->str_feed_data, state->reader_feed_data},
-        {state->AsyncioStreamReader, state->str_read, state->reader_read},
-        {state->AsyncioStreamReader, state->str_readline, state->reader_readline},
-        {state->AsyncioStreamReader, state->str_readexactly, state->reader_readexactly},
-        {state->AsyncioStreamReader, state->str_readuntil, state->reader_readuntil},
-        {state->AsyncioStreamReader, state->str___anext__, state->reader___anext__},
-        {state->AsyncioStreamReader, state->str__wait_for_data,
-         state->reader__wait_for_data},
-        {state->AsyncioStreamReader, state->str__wakeup_waiter,
-         state->reader__wakeup_waiter},
-        {state->AsyncioStreamReader, state->str__maybe_resume_transport,
-         state->reader__maybe_resume_transport},
-        {state->StreamReaderProtocol, state->str_data_received,
-         state->streams_data_received},
-    };
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(table); i++) {
-        PyObject *found = PyObject_GetAttr(table[i].type, table[i].name);
-        bool same = found == table[i].function;
-        Py_XDECREF(found);
-        if (!same) {
-            PyErr_Clear(); /* deleted: not asyncio's either */
-            return false;
-        }
-    }
-    return true;
-}
-
-bool
-reader_functions_unchanged(PyloopState *state)
-{
-    /* A type whose attributes change gets another version, or none (0) for a while. */
-    unsigned int reader = ((PyTypeObject *)state->AsyncioStreamReader)->tp_version_tag;
-    unsigned int protocol =
-        ((PyTypeObject *)state->StreamReaderProtocol)->tp_version_tag;
-    if (reader != 0 && protocol != 0 && reader == state->reader_version &&
-        protocol == state->streams_version) {
-        return true;
-    }
-    if (!reader_look_at_functions(state)) {
-        return false;
-    }
-    /* Looking gave them versions, if they had none. */
-    state->reader_version =
-        ((PyTypeObject *)state->AsyncioStreamReader)->tp_version_tag;
-    state->streams_version =
-        ((PyTypeObject *)state->StreamReaderProtocol)->tp_version_tag;
-    return true;
-}
-
 /* ---- the reader's attributes ------------------------------------------------- */
 
 bool
@@ -97,7 +39,7 @@ reader_adopt(LoopObject *loop, PyObject *reader)
 {
     PyloopState *state = loop->state;
     bool adopted = Py_IS_TYPE(reader, state->StreamReaderType);
-    if (!adopted && !Py_IS_TYPE(reader, (PyTypeObject *)state->AsyncioStreamReader)) {
+    if (!adopted && !Py_IS_TYPE(reader, state->watched[WATCHED_STREAM_READER].type)) {
         return NULL;
     }
     PyObject *dict = PyObject_GenericGetDict(reader, NULL);
@@ -275,8 +217,8 @@ static PyType_Spec reader_spec = {
 PyTypeObject *
 streamreader_type_create(PyObject *module)
 {
-    PyObject *base = state_of_module(module)->AsyncioStreamReader;
-    PyObject *bases = PyTuple_Pack(1, base);
+    PyTypeObject *base = state_of_module(module)->watched[WATCHED_STREAM_READER].type;
+    PyObject *bases = PyTuple_Pack(1, (PyObject *)base);
     if (bases == NULL) {
         return NULL;
     }

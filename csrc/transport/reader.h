@@ -23,8 +23,13 @@
 
 /* reader.c */
 PyTypeObject *streamreader_type_create(PyObject *module);
-/* Whether both classes' functions that C code stands for are those of the import. */
-bool reader_functions_unchanged(PyloopState *state);
+static inline bool
+reader_functions_unchanged(PyloopState *state)
+{
+    return watched_is_unchanged(&state->watched[WATCHED_STREAM_READER]) &&
+           watched_is_unchanged(&state->watched[WATCHED_STREAM_PROTOCOL]);
+}
+
 /* An attribute that is in the instance's dict. 1 and a new reference, 0 absent, -1. */
 static inline int
 reader_get(PyObject *dict, PyObject *name, PyObject **value)

@@ -39,7 +39,7 @@ typedef struct {
 typedef struct {
     CoroKind coro; /* first: a CoroKind of a ReadOpObject is a ReadKind */
     ArgsSpec args;
-    size_t name, function; /* of asyncio's, in PyloopState */
+    size_t name; /* of asyncio's method: the string in PyloopState */
     /* The argument is a number of bytes; else a separator, or without one a newline. */
     bool takes_size;
     ReadOutcome (*attempt)(ReadOpObject *self, const ReadView *view, PyObject **result);
@@ -200,14 +200,29 @@ readop_wait(ReadOpObject *self, PyObject *dict)
     return status;
 }
 
+/* What asyncio's method, or what it was replaced by, returns. */
+static PyObject *
+readop_call_asyncio(PyloopState *state, const ReadKind *kind, PyObject *reader,
+                    PyObject *arg)
+{
+    PyObject *name = *(PyObject **)((char *)state + kind->name);
+    PyObject *function =
+        PyObject_GetAttr((PyObject *)state->watched[WATCHED_STREAM_READER].type, name);
+    if (function == NULL) {
+        return NULL;
+    }
+    PyObject *values[3] = {NULL, reader, arg};
+    PyObject *result = call_vector(function, values + 1, arg != NULL ? 2 : 1);
+    Py_DECREF(function);
+    return result;
+}
+
 /* Awaits asyncio's own coroutine from here on. */
 static CoroStatus
 readop_hand_over(ReadOpObject *self)
 {
-    PyObject *function =
-        *(PyObject **)((char *)readop_state(self) + readop_kind(self)->function);
-    PyObject *values[3] = {NULL, self->reader, self->arg};
-    PyObject *coroutine = call_vector(function, values + 1, self->arg != NULL ? 2 : 1);
+    PyObject *coroutine = readop_call_asyncio(readop_state(self), readop_kind(self),
+                                              self->reader, self->arg);
     if (coroutine == NULL) {
         return CORO_ERROR;
     }
@@ -310,7 +325,6 @@ static const char *const separator_names[] = {"separator"};
                  readop_traverse},                                                     \
         .args = {"StreamReader." #method, names, nnames, required, nnames},            \
         .name = offsetof(PyloopState, str_##method),                                   \
-        .function = offsetof(PyloopState, reader_##method),                            \
         .takes_size = by_size,                                                         \
         .attempt = attempt_function,                                                   \
     }
@@ -328,7 +342,6 @@ static const ReadKind kind_anext = {
     .coro = {"StreamReader.__anext__", readop_resume, readop_release, readop_traverse},
     .args = {"StreamReader.__anext__", separator_names, 0, 0, 0},
     .name = offsetof(PyloopState, str___anext__),
-    .function = offsetof(PyloopState, reader___anext__),
     .attempt = readop_attempt_until,
 };
 
@@ -370,22 +383,6 @@ readop_loop_for(PyloopState *state, const ReadKind *kind, PyObject *reader)
         PyErr_Clear(); /* asyncio's function says what is wrong */
     }
     return (LoopObject *)loop;
-}
-
-/* What asyncio's method, or what it was replaced by, returns. */
-static PyObject *
-readop_call_asyncio(PyloopState *state, const ReadKind *kind, PyObject *reader,
-                    PyObject *arg)
-{
-    PyObject *name = *(PyObject **)((char *)state + kind->name);
-    PyObject *function = PyObject_GetAttr(state->AsyncioStreamReader, name);
-    if (function == NULL) {
-        return NULL;
-    }
-    PyObject *values[3] = {NULL, reader, arg};
-    PyObject *result = call_vector(function, values + 1, arg != NULL ? 2 : 1);
-    Py_DECREF(function);
-    return result;
 }
 
 static PyObject *
