@@ -57,6 +57,7 @@ SOURCES = (
     "csrc/transport/read.c",
     "csrc/transport/reader.c",
     "csrc/transport/readops.c",
+    "csrc/transport/tls.c",
     "csrc/transport/write.c",
     "csrc/transport/lend.c",
     "csrc/transport/flow.c",

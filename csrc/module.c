@@ -12,6 +12,7 @@
 #include "transport/datagram.h"
 #include "transport/reader.h"
 #include "transport/stream.h"
+#include "transport/tls.h"
 
 #include <uv.h>
 

@@ -54,6 +54,13 @@
 #define PYLOOP_BYTES_LIKE "bytes-like object"
 #endif
 
+/* asyncio.sslproto was written anew for 3.11. */
+#if PY_VERSION_HEX >= 0x030B0000
+#define PYLOOP_TLS_WRAPPED "SSLProtocolState.WRAPPED"
+#else
+#define PYLOOP_TLS_WRAPPED "_WRAPPED"
+#endif
+
 /* The exception being handled, as one owned object (3.12 has this itself). */
 #if PY_VERSION_HEX < 0x030C0000
 static inline PyObject *

@@ -25,111 +25,139 @@
     X(Listener, listener)                                                              \
     X(SockOp, sockop)                                                                  \
     X(StreamReader, streamreader)                                                      \
+    X(TLSTransport, tlstransport)                                                      \
     X(ReadOp, readop)                                                                  \
     X(NameQuery, namequery)
 
 /* Interned names. */
 #define PYLOOP_STRINGS(X)                                                              \
-    X(Future)                                                                          \
-    X(Task)                                                                            \
+    X(accept)                                                                          \
+    X(_accept_in_task)                                                                 \
+    X(add_done_callback)                                                               \
+    X(__anext__)                                                                       \
+    X(_app_protocol)                                                                   \
+    X(_app_protocol_is_buffer)                                                         \
+    X(_app_reading_paused)                                                             \
+    X(_app_transport)                                                                  \
+    X(_app_writing_paused)                                                             \
+    X(append)                                                                          \
     X(_asyncio_future_blocking)                                                        \
     X(_attach)                                                                         \
-    X(_call_connection_lost)                                                           \
-    X(_start)                                                                          \
-    X(_start_reading)                                                                  \
-    X(_accept_in_task)                                                                 \
-    X(_make_socket_transport)                                                          \
-    X(_read_inbox)                                                                     \
-    X(_resume)                                                                         \
-    X(_cancelled)                                                                      \
-    X(_run_handle)                                                                     \
-    X(_detach)                                                                         \
-    X(_dispatch)                                                                       \
-    X(_check_callback)                                                                 \
-    X(_log_slow_callback)                                                              \
-    X(_report_callback_error)                                                          \
-    X(_step_aside)                                                                     \
-    X(accept)                                                                          \
-    X(add_done_callback)                                                               \
-    X(append)                                                                          \
+    X(_buffer)                                                                         \
     X(buffer_updated)                                                                  \
     X(call_at)                                                                         \
+    X(_call_connection_lost)                                                           \
+    X(_call_eof_received)                                                              \
     X(call_exception_handler)                                                          \
     X(call_soon)                                                                       \
+    X(_cancelled)                                                                      \
+    X(cancelled)                                                                       \
+    X(_check_callback)                                                                 \
+    X(__class__)                                                                       \
     X(close)                                                                           \
     X(connect)                                                                         \
     X(connection_lost)                                                                 \
     X(connection_made)                                                                 \
     X(context)                                                                         \
-    X(create_task)                                                                     \
+    X(_control_app_writing)                                                            \
+    X(_control_ssl_reading)                                                            \
     X(create_future)                                                                   \
+    X(create_task)                                                                     \
     X(data_received)                                                                   \
     X(datagram_received)                                                               \
     X(debug)                                                                           \
+    X(_detach)                                                                         \
+    X(_dispatch)                                                                       \
+    X(_do_read)                                                                        \
+    X(_do_write)                                                                       \
     X(done)                                                                            \
+    X(_ensure_resolved)                                                                \
+    X(_eof)                                                                            \
     X(eof_received)                                                                    \
     X(error_received)                                                                  \
+    X(_exception)                                                                      \
     X(exception)                                                                       \
     X(family)                                                                          \
+    X(_fatal_error)                                                                    \
+    X(feed_data)                                                                       \
     X(fileno)                                                                          \
+    X(flags)                                                                           \
+    X(Future)                                                                          \
     X(get_buffer)                                                                      \
     X(getaddrinfo)                                                                     \
     X(getnameinfo)                                                                     \
     X(getpeername)                                                                     \
     X(getsockname)                                                                     \
+    X(getsockopt)                                                                      \
     X(gettimeout)                                                                      \
     X(handle)                                                                          \
+    X(_incoming)                                                                       \
+    X(_incoming_high_water)                                                            \
     X(is_closing)                                                                      \
+    X(_limit)                                                                          \
+    X(_log_slow_callback)                                                              \
+    X(_loop)                                                                           \
     X(loop)                                                                            \
+    X(_make_socket_transport)                                                          \
     X(message)                                                                         \
     X(name)                                                                            \
+    X(_outgoing)                                                                       \
+    X(_outgoing_high_water)                                                            \
+    X(pause_reading)                                                                   \
     X(pause_writing)                                                                   \
+    X(_paused)                                                                         \
     X(peername)                                                                        \
+    X(pending)                                                                         \
     X(pipe)                                                                            \
+    X(_process_outgoing)                                                               \
     X(proto)                                                                           \
     X(protocol)                                                                        \
-    X(resume_writing)                                                                  \
-    X(result)                                                                          \
-    X(sendto)                                                                          \
-    X(set_exception)                                                                   \
-    X(set_result)                                                                      \
-    X(slow_callback_duration)                                                          \
-    X(socket)                                                                          \
-    X(sockname)                                                                        \
-    X(source_traceback)                                                                \
-    X(flags)                                                                           \
+    X(read)                                                                            \
+    X(_read_inbox)                                                                     \
+    X(readexactly)                                                                     \
+    X(readline)                                                                        \
+    X(readuntil)                                                                       \
     X(recv)                                                                            \
     X(recv_into)                                                                       \
     X(recvfrom)                                                                        \
     X(recvfrom_into)                                                                   \
-    X(send)                                                                            \
-    X(setblocking)                                                                     \
-    X(throw)                                                                           \
-    X(__anext__)                                                                       \
-    X(__class__)                                                                       \
-    X(_buffer)                                                                         \
-    X(_eof)                                                                            \
-    X(_exception)                                                                      \
-    X(_limit)                                                                          \
-    X(_loop)                                                                           \
-    X(_paused)                                                                         \
-    X(_stream_reader_wr)                                                               \
-    X(_transport)                                                                      \
-    X(_waiter)                                                                         \
-    X(cancelled)                                                                       \
-    X(feed_data)                                                                       \
-    X(pause_reading)                                                                   \
-    X(read)                                                                            \
-    X(readexactly)                                                                     \
-    X(readline)                                                                        \
-    X(readuntil)                                                                       \
+    X(_report_callback_error)                                                          \
+    X(result)                                                                          \
+    X(_resume)                                                                         \
     X(resume_reading)                                                                  \
-    X(_ensure_resolved)                                                                \
-    X(getsockopt)                                                                      \
+    X(resume_writing)                                                                  \
+    X(_run_handle)                                                                     \
+    X(send)                                                                            \
+    X(sendto)                                                                          \
+    X(set_exception)                                                                   \
+    X(set_result)                                                                      \
+    X(setblocking)                                                                     \
+    X(slow_callback_duration)                                                          \
+    X(socket)                                                                          \
+    X(sockname)                                                                        \
+    X(source_traceback)                                                                \
+    X(_ssl_protocol)                                                                   \
+    X(_ssl_reading_paused)                                                             \
+    X(_ssl_writing_paused)                                                             \
+    X(_sslobj)                                                                         \
+    X(_start)                                                                          \
+    X(_start_reading)                                                                  \
+    X(_start_shutdown)                                                                 \
+    X(_state)                                                                          \
+    X(_step_aside)                                                                     \
+    X(_stream_reader_wr)                                                               \
+    X(Task)                                                                            \
+    X(throw)                                                                           \
     X(time)                                                                            \
+    X(_transport)                                                                      \
     X(transport)                                                                       \
     X(type)                                                                            \
-    X(warning)
+    X(_waiter)                                                                         \
+    X(warning)                                                                         \
+    X(write)                                                                           \
+    X(_write_appdata)                                                                  \
+    X(_write_backlog)                                                                  \
+    X(_write_buffer_size)
 
 /* Objects of Python's own library, looked up once at import: field, module, attribute. */
 #define PYLOOP_IMPORTS(X)                                                              \
@@ -160,6 +188,9 @@
     X(type_stream, "socket", "SOCK_STREAM")                                            \
     X(type_dgram, "socket", "SOCK_DGRAM")                                              \
     X(type_raw, "socket", "SOCK_RAW")                                                  \
+    X(tls_wrapped, "asyncio.sslproto", PYLOOP_TLS_WRAPPED)                             \
+    X(SSLWantReadError, "ssl", "SSLWantReadError")                                     \
+    X(SSLSyscallError, "ssl", "SSLSyscallError")                                       \
     X(SSLSocket, "ssl", "SSLSocket")
 
 /* Live objects, for tests: debug_stats() returns them. */

@@ -10,6 +10,7 @@
 #include "base/call.h"
 #include "base/errors.h"
 #include "transport/reader.h"
+#include "transport/tls.h"
 
 #include <errno.h>
 
@@ -45,9 +46,10 @@ stream_look_at_protocol(StreamObject *self)
         PyErr_Clear(); /* a protocol whose __class__ raises is no BufferedProtocol */
     }
     if (self->protocol == protocol) { /* else its __class__ has set another */
+        Watched *watched = self->loop->state->watched;
         self->buffered = buffered > 0;
-        self->streams = Py_IS_TYPE(
-            protocol, self->loop->state->watched[WATCHED_STREAM_PROTOCOL].type);
+        self->streams = Py_IS_TYPE(protocol, watched[WATCHED_STREAM_PROTOCOL].type);
+        self->tls = Py_IS_TYPE(protocol, watched[WATCHED_SSL_PROTOCOL].type);
     }
     Py_DECREF(protocol);
 }
@@ -83,16 +85,24 @@ stream_call_protocol(StreamObject *self, PyObject *name, PyObject *argument)
     return done;
 }
 
-static int
-stream_read_bytes(StreamObject *self)
+int
+stream_receive(StreamObject *self, char **data, ssize_t *n)
 {
-    char *scratch = loop_scratch(self->loop);
-    if (scratch == NULL) {
+    *data = loop_scratch(self->loop);
+    if (*data == NULL) {
         return stream_fatal_error(self, self->ops->read_failed);
     }
     size_t room = self->max_size < SCRATCH_SIZE ? self->max_size : SCRATCH_SIZE;
-    ssize_t n = self->ops->receive(self->fd, scratch, room);
-    int rc = stream_after_recv(self, n);
+    *n = self->ops->receive(self->fd, *data, room);
+    return stream_after_recv(self, *n);
+}
+
+static int
+stream_read_bytes(StreamObject *self)
+{
+    char *scratch;
+    ssize_t n;
+    int rc = stream_receive(self, &scratch, &n);
     if (rc <= 0) {
         return rc;
     }
@@ -212,7 +222,10 @@ stream_on_readable(LoopObject *Py_UNUSED(loop), PyObject *owner)
     if (context == NULL) {
         return stream_fatal_error(self, self->ops->read_failed);
     }
-    int rc = self->buffered ? stream_read_into_buffer(self) : stream_read_bytes(self);
+    int rc = self->tls ? tls_read(self) : 0;
+    if (rc == 0) {
+        rc = self->buffered ? stream_read_into_buffer(self) : stream_read_bytes(self);
+    }
     context_exit(context);
-    return rc;
+    return rc < 0 ? -1 : 0;
 }

@@ -76,6 +76,7 @@ struct StreamObject {
     StreamPhase phase;
     bool buffered;          /* a socket's protocol is a BufferedProtocol */
     bool streams;           /* the protocol is exactly asyncio.StreamReaderProtocol */
+    bool tls;               /* the protocol is exactly asyncio's SSLProtocol */
     bool paused;            /* pause_reading() */
     bool read_eof;          /* the peer sent EOF and the protocol keeps the transport */
     bool write_eof;         /* write_eof() */
@@ -202,9 +203,12 @@ void stream_extra_keep(StreamObject *self);
 
 /* read.c */
 int stream_on_readable(LoopObject *loop, PyObject *owner); /* reads, for the protocol */
+/* Receives into the loop's scratch buffer. 1: *n bytes came, at *data; 0: none, and what
+ * that means was done; -1: must leave run. */
+int stream_receive(StreamObject *self, char **data, ssize_t *n);
 int stream_watch_reading(StreamObject *self);
 void stream_unwatch_reading(StreamObject *self);
-/* Sets buffered, streams; may run user code. */
+/* Sets buffered, streams, tls; may run user code. */
 void stream_look_at_protocol(StreamObject *self);
 
 /* write.c */

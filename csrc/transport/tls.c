@@ -1,0 +1,539 @@
+/* tls.c - records in and out of asyncio's SSLProtocol; see tls.h.
+ *
+ * The calls of OpenSSL are those of ssl.SSLObject, without its Python function in between.
+ * A read that would only find out that there is nothing more is left out: OpenSSL takes
+ * whole records from a MemoryBIO, so when that is empty and the last read was not full,
+ * the next one would raise SSLWantReadError.
+ */
+#include "transport/tls.h"
+
+#include "base/args.h"
+#include "base/call.h"
+#include "base/errors.h"
+#include "transport/reader.h"
+
+enum {
+    TLS_RECORD = 16384
+}; /* bytes of data that one record has at most, RFC 8446 5.1 */
+
+static const char tls_failed_text[] = "Fatal error on SSL protocol"; /* asyncio's */
+
+/* What is used of an SSLProtocol; new references. */
+typedef struct {
+    PyloopState *state;
+    PyObject *protocol;
+    PyObject *dict;
+    PyObject *ssl; /* what ssl.SSLObject calls its _sslobj */
+    PyObject *incoming, *outgoing;
+} TlsView;
+
+static void
+tls_view_drop(TlsView *view)
+{
+    Py_CLEAR(view->protocol);
+    Py_CLEAR(view->dict);
+    Py_CLEAR(view->ssl);
+    Py_CLEAR(view->incoming);
+    Py_CLEAR(view->outgoing);
+}
+
+/* The _ssl object behind exactly an ssl.SSLObject: new reference, or NULL. */
+static PyObject *
+tls_ssl_of(PyloopState *state, PyObject *dict)
+{
+    PyObject *object = NULL, *ssl = NULL, *own = NULL;
+    if (reader_get(dict, state->str__sslobj, &object) > 0 &&
+        Py_IS_TYPE(object, state->watched[WATCHED_SSL_OBJECT].type)) {
+        own = PyObject_GenericGetDict(object, NULL);
+    }
+    if (own != NULL && reader_get(own, state->str__sslobj, &ssl) <= 0) {
+        ssl = NULL;
+    }
+    Py_XDECREF(own);
+    Py_XDECREF(object);
+    return ssl;
+}
+
+/* Whether C code may do this protocol's work: it is exactly asyncio's, WRAPPED, and has no
+ * functions of its own under these names. If so, view is filled. */
+static bool
+tls_view(PyloopState *state, PyObject *protocol, PyObject *name, PyObject *name2,
+         TlsView *view)
+{
+    if (!Py_IS_TYPE(protocol, state->watched[WATCHED_SSL_PROTOCOL].type) ||
+        !watched_is_unchanged(&state->watched[WATCHED_SSL_PROTOCOL]) ||
+        !watched_is_unchanged(&state->watched[WATCHED_SSL_TRANSPORT]) ||
+        !watched_is_unchanged(&state->watched[WATCHED_SSL_OBJECT])) {
+        return false;
+    }
+    *view = (TlsView){.state = state, .protocol = Py_NewRef(protocol)};
+    PyObject *phase = NULL, *own = NULL;
+    view->dict = PyObject_GenericGetDict(protocol, NULL);
+    bool may = view->dict != NULL &&
+               reader_get(view->dict, state->str__state, &phase) > 0 &&
+               phase == state->tls_wrapped && reader_get(view->dict, name, &own) == 0 &&
+               reader_get(view->dict, name2, &own) == 0 &&
+               reader_get(view->dict, state->str__incoming, &view->incoming) > 0 &&
+               reader_get(view->dict, state->str__outgoing, &view->outgoing) > 0 &&
+               (view->ssl = tls_ssl_of(state, view->dict)) != NULL;
+    Py_XDECREF(phase);
+    Py_XDECREF(own);
+    if (!may) {
+        tls_view_drop(view);
+        PyErr_Clear(); /* asyncio's function says what is wrong */
+    }
+    return may;
+}
+
+/* ---- small steps ----------------------------------------------------------------- */
+
+/* protocol.name(). 0, or -1. */
+static int
+tls_call(TlsView *view, PyObject *name)
+{
+    PyObject *done = call_method0(view->protocol, name);
+    Py_XDECREF(done);
+    return done != NULL ? 0 : -1;
+}
+
+/* The bytes in a MemoryBIO; -1 with an exception. */
+static Py_ssize_t
+tls_pending(PyloopState *state, PyObject *bio)
+{
+    PyObject *pending = PyObject_GetAttr(bio, state->str_pending);
+    Py_ssize_t count = pending != NULL ? PyLong_AsSsize_t(pending) : -1;
+    Py_XDECREF(pending);
+    return count;
+}
+
+/* An int of the protocol's; -1 when it is something else. */
+static Py_ssize_t
+tls_number(TlsView *view, PyObject *name)
+{
+    PyObject *value;
+    Py_ssize_t number = -1;
+    if (reader_get(view->dict, name, &value) > 0 && PyLong_CheckExact(value)) {
+        number = PyLong_AsSsize_t(value);
+    }
+    Py_XDECREF(value);
+    PyErr_Clear(); /* asyncio's function compares it, whatever it is */
+    return number;
+}
+
+/* An SSLWantReadError or SSLSyscallError is no error: clears it and says so. */
+static bool
+tls_wants_more(PyloopState *state)
+{
+    if (!PyErr_ExceptionMatches(state->SSLWantReadError) &&
+        !PyErr_ExceptionMatches(state->SSLSyscallError)) {
+        return false;
+    }
+    PyErr_Clear(); /* there is no more at the moment */
+    return true;
+}
+
+/* What asyncio does with what its try block raised. 0; -1 when that goes further. */
+static int
+tls_failed(TlsView *view)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+        return -1;
+    }
+    PyObject *exc = PyErr_GetRaisedException();
+    PyObject *text = PyUnicode_FromString(tls_failed_text);
+    PyObject *done =
+        text != NULL
+            ? call_method2(view->protocol, view->state->str__fatal_error, exc, text)
+            : NULL;
+    Py_XDECREF(done);
+    Py_XDECREF(text);
+    Py_DECREF(exc);
+    return done != NULL ? 0 : -1;
+}
+
+/* ---- writing ---------------------------------------------------------------------- */
+
+/* protocol._process_outgoing(). 0, or -1. */
+static int
+tls_process_outgoing(TlsView *view)
+{
+    PyloopState *state = view->state;
+    if (reader_flag(view->dict, state->str__ssl_writing_paused)) {
+        return tls_call(view, state->str__process_outgoing);
+    }
+    Py_ssize_t pending = tls_pending(state, view->outgoing);
+    if (pending < 0) {
+        return -1;
+    }
+    if (pending > 0) {
+        PyObject *transport = NULL, *data = NULL, *done = NULL;
+        if (reader_get(view->dict, state->str__transport, &transport) > 0) {
+            data = call_method0(view->outgoing, state->str_read);
+        }
+        if (data != NULL) {
+            done = call_method1(transport, state->str_write, data);
+        }
+        Py_XDECREF(data);
+        Py_XDECREF(transport);
+        Py_XDECREF(done);
+        if (done == NULL) {
+            return PyErr_Occurred() ? -1 : tls_call(view, state->str__process_outgoing);
+        }
+    }
+    Py_ssize_t size = tls_number(view, state->str__write_buffer_size);
+    Py_ssize_t high = tls_number(view, state->str__outgoing_high_water);
+    if (size < 0 || size >= high ||
+        reader_flag(view->dict, state->str__app_writing_paused)) {
+        return tls_call(view, state->str__control_app_writing);
+    }
+    return 0;
+}
+
+/* Encrypts data, from *done on, and counts. 0, or -1 with what the ssl object raised. */
+static int
+tls_encrypt(TlsView *view, PyObject *data, Py_ssize_t *done)
+{
+    Py_ssize_t size = PyBytes_GET_SIZE(data);
+    PyObject *whole = NULL;
+    while (*done < size) {
+        PyObject *rest = Py_NewRef(data);
+        if (*done > 0) { /* one call takes one record */
+            whole = whole != NULL ? whole : PyMemoryView_FromObject(data);
+            Py_SETREF(rest,
+                      whole != NULL ? PySequence_GetSlice(whole, *done, size) : NULL);
+        }
+        PyObject *taken =
+            rest != NULL ? call_method1(view->ssl, view->state->str_write, rest) : NULL;
+        Py_XDECREF(rest);
+        Py_ssize_t count = taken != NULL ? PyLong_AsSsize_t(taken) : -1;
+        Py_XDECREF(taken);
+        if (count < 0) {
+            break;
+        }
+        *done += count;
+    }
+    Py_XDECREF(whole);
+    return *done < size ? -1 : 0;
+}
+
+/* What is not encrypted waits in protocol._write_backlog, which was empty. 0, or -1. */
+static int
+tls_keep(TlsView *view, PyObject *backlog, PyObject *data, Py_ssize_t done)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    PyObject *size = PyLong_FromSsize_t(PyBytes_GET_SIZE(data) - done);
+    PyObject *rest = PySequence_GetSlice(data, done, PyBytes_GET_SIZE(data));
+    PyObject *kept = NULL;
+    if (size != NULL && rest != NULL &&
+        PyDict_SetItem(view->dict, view->state->str__write_buffer_size, size) == 0) {
+        kept = call_method1(backlog, view->state->str_append, rest);
+    }
+    Py_XDECREF(size);
+    Py_XDECREF(rest);
+    Py_XDECREF(kept);
+    if (kept == NULL) {
+        Py_DECREF(raised); /* out of memory says more */
+        return -1;
+    }
+    PyErr_SetRaisedException(raised);
+    return 0;
+}
+
+/* protocol._write_appdata((data,)) where nothing is queued. 0, or -1. */
+static int
+tls_write_now(TlsView *view, PyObject *backlog, PyObject *data)
+{
+    Py_ssize_t done = 0;
+    int rc = tls_encrypt(view, data, &done);
+    if (rc < 0) {
+        rc = tls_keep(view, backlog, data, done) == 0 && tls_wants_more(view->state)
+                 ? 0
+                 : -1;
+    }
+    if (rc == 0) {
+        rc = tls_process_outgoing(view);
+    }
+    return rc < 0 ? tls_failed(view) : 0;
+}
+
+/* asyncio's own write(), or what it was replaced by. */
+static PyObject *
+tls_write_by_asyncio(PyloopState *state, PyObject *transport, PyObject *data)
+{
+    PyObject *type = (PyObject *)state->watched[WATCHED_SSL_TRANSPORT].type;
+    PyObject *function = PyObject_GetAttr(type, state->str_write);
+    if (function == NULL) {
+        return NULL;
+    }
+    PyObject *values[3] = {NULL, transport, data};
+    PyObject *result = call_vector(function, values + 1, 2);
+    Py_DECREF(function);
+    return result;
+}
+
+static PyObject *
+tls_write(PyObject *op, PyTypeObject *defining, PyObject *const *args, Py_ssize_t nargs,
+          PyObject *kwnames)
+{
+    PyloopState *state = (PyloopState *)PyType_GetModuleState(defining);
+    PyObject *data = args_one("write", "data", args, nargs, kwnames);
+    if (data == NULL) {
+        return NULL;
+    }
+    PyObject *dict = PyObject_GenericGetDict(op, NULL);
+    PyObject *protocol = NULL, *backlog = NULL;
+    TlsView view;
+    bool may = dict != NULL && PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) > 0 &&
+               reader_get(dict, state->str__ssl_protocol, &protocol) > 0 &&
+               tls_view(state, protocol, state->str__write_appdata,
+                        state->str__do_write, &view);
+    Py_XDECREF(dict);
+    Py_XDECREF(protocol);
+    if (!may) {
+        PyErr_Clear(); /* asyncio's function says what is wrong */
+        return tls_write_by_asyncio(state, op, data);
+    }
+    PyObject *result = NULL;
+    if (reader_get(view.dict, state->str__write_backlog, &backlog) > 0 &&
+        PyObject_Size(backlog) == 0) {
+        result = tls_write_now(&view, backlog, data) == 0 ? Py_NewRef(Py_None) : NULL;
+    }
+    else {
+        PyErr_Clear(); /* as above */
+        result = tls_write_by_asyncio(state, op, data);
+    }
+    Py_XDECREF(backlog);
+    tls_view_drop(&view);
+    return result;
+}
+
+/* ---- reading ----------------------------------------------------------------------- */
+
+/* One call of the ssl object's read(). New reference; NULL with an exception. */
+static PyObject *
+tls_read_record(TlsView *view, Py_ssize_t size)
+{
+    PyObject *number = PyLong_FromSsize_t(size);
+    PyObject *chunk =
+        number != NULL ? call_method1(view->ssl, view->state->str_read, number) : NULL;
+    Py_XDECREF(number);
+    if (chunk != NULL && !PyBytes_CheckExact(chunk)) {
+        PyErr_SetString(PyExc_TypeError, "read() of the SSL object returned no bytes");
+        Py_CLEAR(chunk);
+    }
+    return chunk;
+}
+
+/* Adds chunk (stolen) to *data, which is NULL or bytes. 0, or -1. */
+static int
+tls_append(PyObject **data, PyObject *chunk)
+{
+    if (*data == NULL) {
+        *data = chunk;
+        return 0;
+    }
+    PyBytes_ConcatAndDel(data, chunk);
+    return *data != NULL ? 0 : -1;
+}
+
+/* All data that can be decrypted, as one bytes object or NULL; *eof is whether the peer
+ * ended them (close_notify). 0, or -1. */
+static int
+tls_decrypt(TlsView *view, PyObject **data, bool *eof)
+{
+    *data = NULL;
+    *eof = false;
+    for (;;) {
+        /* What is decrypted is shorter than its record. */
+        Py_ssize_t there = tls_pending(view->state, view->incoming);
+        Py_ssize_t asked = Py_MIN(Py_MAX(there, 1024), TLS_RECORD);
+        PyObject *chunk = there >= 0 ? tls_read_record(view, asked) : NULL;
+        if (chunk == NULL) {
+            if (there >= 0 && tls_wants_more(view->state)) {
+                return 0;
+            }
+            break;
+        }
+        Py_ssize_t size = PyBytes_GET_SIZE(chunk);
+        if (size == 0) {
+            Py_DECREF(chunk);
+            *eof = true;
+            return 0;
+        }
+        if (tls_append(data, chunk) < 0) {
+            break;
+        }
+        if (size < asked) {
+            there = tls_pending(view->state, view->incoming);
+            if (there <= 0) {
+                if (there == 0) {
+                    return 0;
+                }
+                break;
+            }
+        }
+    }
+    Py_CLEAR(*data);
+    return -1;
+}
+
+/* app.data_received(data). 0, or -1. */
+static int
+tls_deliver(LoopObject *loop, TlsView *view, PyObject *data)
+{
+    PyObject *app;
+    PyloopState *state = view->state;
+    int rc = reader_get(view->dict, state->str__app_protocol, &app);
+    if (rc <= 0) {
+        return rc; /* deleted: nobody to deliver to */
+    }
+    rc = 0;
+    if (Py_IS_TYPE(app, state->watched[WATCHED_STREAM_PROTOCOL].type)) {
+        rc = reader_feed(loop, app, PyBytes_AS_STRING(data),
+                         (size_t)PyBytes_GET_SIZE(data));
+    }
+    if (rc == 0) {
+        PyObject *done = call_method1(app, state->str_data_received, data);
+        Py_XDECREF(done);
+        rc = done != NULL ? 0 : -1;
+    }
+    Py_DECREF(app);
+    return rc < 0 ? -1 : 0;
+}
+
+/* What follows on reading: what is to be sent, and limits. 0, or -1. */
+static int
+tls_after_reading(TlsView *view)
+{
+    PyloopState *state = view->state;
+    PyObject *backlog;
+    int rc = reader_get(view->dict, state->str__write_backlog, &backlog);
+    if (rc < 0) {
+        return -1;
+    }
+    Py_ssize_t queued = backlog != NULL ? PyObject_Size(backlog) : 0;
+    Py_XDECREF(backlog);
+    rc = queued < 0   ? -1
+         : queued > 0 ? tls_call(view, state->str__do_write)
+                      : tls_process_outgoing(view);
+    if (rc < 0) {
+        return -1;
+    }
+    Py_ssize_t size = tls_pending(state, view->incoming);
+    if (size < 0) {
+        return -1;
+    }
+    if (size >= tls_number(view, state->str__incoming_high_water) ||
+        reader_flag(view->dict, state->str__ssl_reading_paused)) {
+        return tls_call(view, state->str__control_ssl_reading);
+    }
+    return 0;
+}
+
+/* protocol._do_read(). 0, or -1. */
+static int
+tls_do_read(LoopObject *loop, TlsView *view)
+{
+    PyloopState *state = view->state;
+    PyObject *data;
+    bool eof;
+    if (reader_flag(view->dict, state->str__app_reading_paused) ||
+        reader_flag(view->dict, state->str__app_protocol_is_buffer)) {
+        return tls_call(view, state->str__do_read);
+    }
+    int rc = tls_decrypt(view, &data, &eof);
+    if (rc == 0 && data != NULL) {
+        rc = tls_deliver(loop, view, data);
+        Py_DECREF(data);
+    }
+    if (rc == 0 && eof) {
+        rc = tls_call(view, state->str__call_eof_received);
+        if (rc == 0) {
+            rc = tls_call(view, state->str__start_shutdown);
+        }
+    }
+    if (rc == 0) {
+        rc = tls_after_reading(view);
+    }
+    return rc < 0 ? tls_failed(view) : 0;
+}
+
+/* The application's transport gets the class that writes in C. */
+static void
+tls_adopt(TlsView *view)
+{
+    PyloopState *state = view->state;
+    PyObject *transport;
+    if (reader_get(view->dict, state->str__app_transport, &transport) > 0 &&
+        Py_IS_TYPE(transport, state->watched[WATCHED_SSL_TRANSPORT].type)) {
+        (void)PyObject_SetAttr(transport, state->str___class__,
+                               (PyObject *)state->TLSTransportType);
+    }
+    Py_XDECREF(transport);
+    PyErr_Clear(); /* then asyncio's writes */
+}
+
+int
+tls_read(StreamObject *self)
+{
+    PyloopState *state = self->loop->state;
+    TlsView view;
+    if (!tls_view(state, self->protocol, state->str_buffer_updated, state->str__do_read,
+                  &view)) {
+        return 0;
+    }
+    tls_adopt(&view);
+    ssize_t n;
+    char *data;
+    int rc = stream_receive(self, &data, &n);
+    if (rc > 0) {
+        PyObject *bytes = PyMemoryView_FromMemory(data, (Py_ssize_t)n, PyBUF_READ);
+        PyObject *taken =
+            bytes != NULL ? call_method1(view.incoming, state->str_write, bytes) : NULL;
+        Py_XDECREF(bytes);
+        Py_XDECREF(taken);
+        if (taken == NULL || tls_do_read(self->loop, &view) < 0) {
+            rc = stream_fatal_error(
+                self, "Fatal error: protocol.buffer_updated() call failed.");
+        }
+    }
+    tls_view_drop(&view);
+    return rc < 0 ? -1 : 1;
+}
+
+/* ---- the class ---------------------------------------------------------------------- */
+
+static PyMethodDef tls_methods[] = {
+    {"write", (PyCFunction)(void (*)(void))tls_write,
+     METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
+     "write($self, data)\n--\n\n"
+     "Encrypt and send bytes; asyncio.WriteTransport.write."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot tls_slots[] = {
+    {Py_tp_doc, "asyncio's transport over TLS, writing in C."},
+    {Py_tp_methods, tls_methods},
+    {0, NULL},
+};
+
+/* Instances must have asyncio's layout, as those of _core.StreamReader. */
+static PyType_Spec tls_spec = {
+    .name = "pyloop._core.TLSTransport",
+    .basicsize = 0,
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = tls_slots,
+};
+
+PyTypeObject *
+tlstransport_type_create(PyObject *module)
+{
+    PyTypeObject *base = state_of_module(module)->watched[WATCHED_SSL_TRANSPORT].type;
+    PyObject *bases = PyTuple_Pack(1, (PyObject *)base);
+    if (bases == NULL) {
+        return NULL;
+    }
+    PyObject *type = PyType_FromModuleAndSpec(module, &tls_spec, bases);
+    Py_DECREF(bases);
+    return (PyTypeObject *)type;
+}

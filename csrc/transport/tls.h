@@ -1,0 +1,27 @@
+/* tls.h - asyncio's TLS, with what is done per record in C.
+ *
+ * Handshake, shutdown, limits, errors and everything seldom are asyncio.sslproto's. Its
+ * SSLProtocol keeps its state in its instance dict, on which tls.c works as asyncio's
+ * functions do, in two places:
+ *
+ *   a SocketTransport is readable --tls_read()--> _incoming, decrypt, data_received()
+ *   transport.write(data) of the app --TLSTransport--> encrypt, _outgoing, the transport
+ *
+ * The latter is a class without fields, which an SSLProtocol's transport gets with its
+ * first data. Both stay out unless the classes are exactly asyncio's, their functions
+ * those of the import (base/watched.h), and the connection is in the state WRAPPED.
+ */
+#ifndef PYLOOP_TRANSPORT_TLS_H
+#define PYLOOP_TRANSPORT_TLS_H
+
+#include "base/compat.h"
+
+#include "transport/stream.h"
+
+PyTypeObject *tlstransport_type_create(PyObject *module);
+/* The descriptor of a transport whose protocol is an SSLProtocol is readable. 1: what was
+ * there is read and delivered. 0: nothing was done, the protocol has to do it. -1: must
+ * leave run. */
+int tls_read(StreamObject *self);
+
+#endif
