@@ -95,7 +95,7 @@ class Program:
                 if not (self.ended and step in ("send", "eof", "reset")):
                     getattr(self, step.replace(" ", "_"))(*arguments)
                 if step != "start":
-                    await settle(self.loop, 2)
+                    await settle(self.loop, 4)
                 self.look(step)
         finally:
             self.peer.close()
