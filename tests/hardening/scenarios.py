@@ -663,6 +663,7 @@ def names_of(patterns):
     import datagrams  # noqa: F401
     import outside  # noqa: F401
     import pipe_transports  # noqa: F401
+    import readers  # noqa: F401
     import servers  # noqa: F401
     import services  # noqa: F401
     import streams  # noqa: F401  (adds its own)

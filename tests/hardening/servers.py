@@ -261,10 +261,16 @@ def stream_api(w: World):
             await writer.drain()
         writer.close()
 
-    async def main():
+    async def both():
         serving = w.close_later(await asyncio.start_server(handle, "127.0.0.1", 0))
         address = serving.sockets[0].getsockname()
         reader, writer = await asyncio.open_connection(*address)
+        w.transports.append(writer.transport)
+        writer.write(b"0\n")
+        assert await reader.readline() == b"0\n"  # readers.py says why
+        return serving, reader, writer
+
+    async def main():
         try:
             writer.write(b"abc\n")
             await writer.drain()
@@ -276,7 +282,7 @@ def stream_api(w: World):
         serving.close()
         return line, rest
 
-    w.loop  # noqa: B018
+    serving, reader, writer = w.run(both())
     with w.armed():
         result = w.run(main())
     assert result == (b"ABC\n", b"")
