@@ -91,7 +91,10 @@ owner_of(void *const *frames, int count)
             continue;
         }
         if (info.dli_sname != NULL &&
-            strcmp(info.dli_sname, "_PyEval_EvalFrameDefault") == 0) {
+            (strcmp(info.dli_sname, "_PyEval_EvalFrameDefault") == 0 ||
+             /* An instance dies whose dict lives on: a copy that CPython 3.13 does not
+              * do without (python/cpython#124547). */
+             strcmp(info.dli_sname, "PyObject_ClearManagedDict") == 0)) {
             return OWNER_PYTHON;
         }
         if (info.dli_fname != NULL && strstr(info.dli_fname, ".cpython-") != NULL) {
