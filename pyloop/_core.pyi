@@ -1,6 +1,7 @@
 import asyncio
 import sys
 from asyncio.constants import _SendfileMode
+from asyncio.sslproto import _SSLProtocolTransport
 from asyncio.transports import ReadTransport, _FlowControlMixin
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from contextvars import Context
@@ -519,3 +520,7 @@ class StreamReader(asyncio.StreamReader):
     def readexactly(self, n: int) -> ReadOp[bytes]: ...
     def readuntil(self, separator: Any = b"\n") -> ReadOp[bytes]: ...
     def __anext__(self) -> ReadOp[bytes]: ...
+
+@final
+class TLSTransport(_SSLProtocolTransport):
+    def write(self, data: Any) -> None: ...
