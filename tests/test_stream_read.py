@@ -117,6 +117,20 @@ async def test_eof_received_true_leaves_the_write_side_open(loop, keep_open):
         ]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@on_loop
+async def test_the_end_is_told_once(loop, loop_kind, kind):
+    oracle_bug(loop_kind, True, "eof_received() again after a pause")
+    async with connected(kind=kind) as (transport, protocol, peer):
+        protocol.keep_open = True
+        peer.shutdown(socket.SHUT_WR)
+        await until(lambda: "eof_received" in protocol.names)
+        transport.pause_reading()
+        transport.resume_reading()
+        await settle(loop)
+        assert protocol.names.count("eof_received") == 1
+
+
 @on_loop
 async def test_eof_received_closes_after_queued_data(loop):
     async with connected(sndbuf=4096) as (transport, protocol, peer):
