@@ -9,6 +9,7 @@ garbage collection in every callback, or nothing. `finish` ends it without fault
 import asyncio
 import contextlib
 import gc
+import inspect
 import logging
 import os
 import socket
@@ -199,11 +200,17 @@ class World:
 
     def run(self, awaitable):
         """Run it to its result on the scenario's loop."""
-        loop = self.loop
         try:
-            return loop.run_until_complete(awaitable)
+            return self.loop.run_until_complete(awaitable)
         except RuntimeError:
             self.check_gave_up()
+            raise
+        except MemoryError:
+            # Before 3.12, CPython crashes as a MemoryError is dropped whose traceback
+            # has a coroutine that was never awaited.
+            if inspect.iscoroutine(awaitable):
+                if inspect.getcoroutinestate(awaitable) == inspect.CORO_CREATED:
+                    awaitable.close()
             raise
 
     def run_once(self):
