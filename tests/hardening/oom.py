@@ -153,7 +153,7 @@ class Runner:
             outcome, seen, faults = self.patient(number)
             owner = OWNERS[self.hooks.control[OWNER]]
             fired = self.hooks.control[FIRED]
-            unreached = 0 if owner != OWNERS[0] else unreached + 1
+            unreached = unreached + 1 if self.hooks.unused else 0
             result = json.dumps(dict(n=number, outcome=outcome, owner=owner))
             outcome = None
             grown = self.grown(before) if fired else None
