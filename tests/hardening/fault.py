@@ -139,7 +139,7 @@ IGNORED = {"setsockopt", "close", "getsockname", "getpeername", "shutdown", "lse
 
 #: Seconds after which a scenario that waits is taken to wait for ever; and those that
 #: one gets that would be a finding then: the machine may have been busy.
-SHORT, LONG = 0.5, 5.0
+SHORT, LONG = 0.5, 20.0
 
 
 class FailingCalls(Hooks):

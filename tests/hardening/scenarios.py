@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import contextvars
 import fcntl
-import importlib
+import importlib.util
 import os
 import signal
 import socket
