@@ -13,12 +13,22 @@
 
 /* ---- running --------------------------------------------------------------- */
 
+/* For who runs it: all that it did comes before another thread can take it. */
+static void
+coro_set_phase(CoroObject *self, CoroPhase phase)
+{
+    LockHold hold;
+    lock_enter(&self->loop->lock, &hold);
+    RACY_STORE(self->phase, phase);
+    lock_exit(&hold);
+}
+
 static void
 coro_finish(CoroObject *self)
 {
     /* What release() drops may run Python, which must not find our exception set. */
     PyObject *exc = PyErr_Occurred() ? PyErr_GetRaisedException() : NULL;
-    self->phase = CORO_DONE;
+    coro_set_phase(self, CORO_DONE);
     Py_CLEAR(self->delegate);
     LockHold hold; /* the collector's thread may be another */
     lock_enter(&self->loop->lock, &hold);
@@ -61,7 +71,7 @@ coro_run(CoroObject *self, PyObject *sent, PyObject *value, PyObject **result)
         if (self->delegate != NULL) {
             PySendResult outcome = PyIter_Send(self->delegate, sent, &value);
             if (outcome == PYGEN_NEXT) {
-                self->phase = CORO_SUSPENDED;
+                coro_set_phase(self, CORO_SUSPENDED);
                 *result = value;
                 return PYGEN_NEXT;
             }
@@ -96,7 +106,7 @@ coro_take(CoroObject *self)
     lock_enter(&self->loop->lock, &hold);
     CoroPhase was = self->phase;
     if (was == CORO_NEW || was == CORO_SUSPENDED) {
-        self->phase = CORO_RUNNING;
+        RACY_STORE(self->phase, CORO_RUNNING);
     }
     lock_exit(&hold);
     if (was == CORO_RUNNING) {
@@ -124,7 +134,7 @@ coro_am_send(PyObject *op, PyObject *sent, PyObject **result)
         return PYGEN_ERROR;
     }
     if (was == CORO_NEW && sent != Py_None) {
-        self->phase = CORO_NEW;
+        coro_set_phase(self, CORO_NEW);
         PyErr_SetString(PyExc_TypeError,
                         "can't send non-None value to a just-started coroutine");
         return PYGEN_ERROR;
@@ -299,7 +309,7 @@ coro_throw_to_delegate(CoroObject *self, PyObject *exc)
         Py_DECREF(throw);
     }
     if (result != NULL) {
-        self->phase = CORO_SUSPENDED;
+        coro_set_phase(self, CORO_SUSPENDED);
         return result;
     }
     Py_CLEAR(self->delegate);
@@ -343,7 +353,7 @@ static PyObject *
 coro_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     CoroObject *self = (CoroObject *)op;
-    if (self->phase == CORO_DONE) {
+    if (RACY_LOAD(self->phase) == CORO_DONE) {
         Py_RETURN_NONE;
     }
     CoroPhase was = coro_take(self);
@@ -363,7 +373,7 @@ coro_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 coro_am_await(PyObject *op)
 {
-    CoroPhase phase = ((CoroObject *)op)->phase;
+    CoroPhase phase = RACY_LOAD(((CoroObject *)op)->phase);
     if (phase == CORO_RUNNING || phase == CORO_SUSPENDED) {
         PyErr_SetString(PyExc_RuntimeError, "coroutine is being awaited already");
         return NULL;
@@ -397,13 +407,13 @@ coro_get_name(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 coro_get_running(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(((CoroObject *)op)->phase == CORO_RUNNING);
+    return PyBool_FromLong(RACY_LOAD(((CoroObject *)op)->phase) == CORO_RUNNING);
 }
 
 static PyObject *
 coro_get_suspended(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(((CoroObject *)op)->phase == CORO_SUSPENDED);
+    return PyBool_FromLong(RACY_LOAD(((CoroObject *)op)->phase) == CORO_SUSPENDED);
 }
 
 static PyObject *
@@ -421,10 +431,12 @@ coro_new(PyTypeObject *type, const CoroKind *kind, LoopObject *loop)
     if (self == NULL) {
         return NULL;
     }
+    MEMORY_BEGINS(self);
     self->kind = kind;
     self->loop = (LoopObject *)Py_NewRef(loop);
     self->phase = CORO_NEW;
     RACY_ADD(loop->state->live_sock_ops, 1);
+    MADE(self);
     return self;
 }
 
@@ -443,6 +455,7 @@ static int
 coro_clear(PyObject *op)
 {
     CoroObject *self = (CoroObject *)op;
+    LAST_USE(op, &self->loop->lock);
     if (self->phase != CORO_DONE) {
         coro_finish(self);
     }
@@ -453,6 +466,7 @@ static void
 coro_finalize(PyObject *op)
 {
     CoroObject *self = (CoroObject *)op;
+    LAST_USE(op, &self->loop->lock);
     if (self->phase != CORO_NEW) {
         return;
     }
@@ -471,6 +485,7 @@ coro_dealloc(PyObject *op)
 {
     CoroObject *self = (CoroObject *)op;
     PyTypeObject *tp = Py_TYPE(op);
+    LAST_USE(op, &self->loop->lock);
     if (self->phase == CORO_NEW && PyObject_CallFinalizerFromDealloc(op) < 0) {
         return; /* the warning's handler keeps it */
     }
@@ -481,6 +496,7 @@ coro_dealloc(PyObject *op)
     (void)coro_clear(op);
     RACY_ADD(self->loop->state->live_sock_ops, -1);
     Py_DECREF(self->loop);
+    MEMORY_ENDS(op);
     tp->tp_free(op);
     Py_DECREF(tp);
 }

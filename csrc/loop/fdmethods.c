@@ -137,7 +137,7 @@ fd_remove(LoopObject *self, unsigned int direction, PyObject *fileobj,
     else if (check_transport && fd_check_no_transport(self, fd, fileobj) < 0) {
         return NULL;
     }
-    if (self->closed) {
+    if (RACY_LOAD(self->closed)) {
         Py_RETURN_FALSE;
     }
     FdEntry *entry = fds_entry(self, fd);

@@ -39,6 +39,7 @@ handle_alloc(LoopObject *loop, PyTypeObject *type)
         if (self == NULL) {
             return NULL;
         }
+        MEMORY_BEGINS(self);
         memset((char *)self + sizeof(PyObject), 0,
                sizeof(HandleObject) - sizeof(PyObject));
     }
@@ -93,6 +94,7 @@ handle_setup(HandleObject *self, PyObject *callback, PyObject *const *args,
             return -1;
         }
     }
+    MADE(self);
     PyObject_GC_Track(self);
     return 0;
 }
@@ -138,6 +140,7 @@ timerhandle_new(LoopObject *loop, PyObject *when, double deadline, PyObject *cal
     if (self == NULL) {
         return NULL;
     }
+    MEMORY_BEGINS(self);
     memset((char *)self + sizeof(PyObject), 0,
            sizeof(TimerHandleObject) - sizeof(PyObject));
     self->base.loop = (LoopObject *)Py_NewRef((PyObject *)loop);
@@ -189,6 +192,7 @@ static int
 handle_clear(PyObject *op)
 {
     HandleObject *self = (HandleObject *)op;
+    LAST_USE(op, &self->loop->lock);
     handle_drop_call(self);
     Py_CLEAR(self->context);
     Py_CLEAR(self->traceback);
@@ -223,6 +227,7 @@ handle_dealloc(PyObject *op)
 {
     HandleObject *self = (HandleObject *)op;
     PyTypeObject *tp = Py_TYPE(op);
+    LAST_USE(op, &self->loop->lock);
     PyObject_GC_UnTrack(op);
     /* A chain of handles that hold each other as arguments is as deep as the user likes. */
     Py_TRASHCAN_BEGIN(op, handle_dealloc) if (*handle_weakrefs(self) != NULL)
@@ -232,13 +237,14 @@ handle_dealloc(PyObject *op)
     (void)handle_clear(op);
     LoopObject *loop = self->loop;
     RACY_ADD(loop->state->live_handles, -1);
-    if (loop->phase == LOOP_OPEN && tp == loop->state->HandleType &&
-        (int)loop->free_count < FREE_HANDLES_MAX) {
+    if (FREE_HANDLES_MAX > 0 && loop->phase == LOOP_OPEN &&
+        tp == loop->state->HandleType && (int)loop->free_count < FREE_HANDLES_MAX) {
         self->loop = (LoopObject *)loop->free_handles;
         loop->free_handles = self;
         loop->free_count++;
     }
     else {
+        MEMORY_ENDS(op);
         PyObject_GC_Del(op);
         Py_DECREF(tp);
     }
@@ -249,6 +255,7 @@ handle_dealloc(PyObject *op)
 static int
 timerhandle_clear(PyObject *op)
 {
+    LAST_USE(op, &((HandleObject *)op)->loop->lock);
     Py_CLEAR(((TimerHandleObject *)op)->when);
     return handle_clear(op);
 }
@@ -265,6 +272,7 @@ timerhandle_dealloc(PyObject *op)
 {
     TimerHandleObject *self = (TimerHandleObject *)op;
     PyTypeObject *tp = Py_TYPE(op);
+    LAST_USE(op, &self->base.loop->lock);
     PyObject_GC_UnTrack(op);
     Py_TRASHCAN_BEGIN(op, timerhandle_dealloc)
         assert(self->node.index == HEAP_NOT_QUEUED);
@@ -274,6 +282,7 @@ timerhandle_dealloc(PyObject *op)
     (void)timerhandle_clear(op);
     LoopObject *loop = self->base.loop;
     RACY_ADD(loop->state->live_handles, -1);
+    MEMORY_ENDS(op);
     PyObject_GC_Del(op);
     Py_DECREF(tp);
     Py_DECREF(loop);
@@ -651,30 +660,6 @@ loop_ready_push_steal(LoopObject *loop, HandleObject *handle)
     return 0;
 }
 
-int
-handle_check_call(LoopObject *loop, PyObject *callback, const char *method,
-                  bool any_thread)
-{
-    if (loop_check_closed(loop) < 0) {
-        return -1;
-    }
-    if (!loop->debug) {
-        return 0;
-    }
-    if (!any_thread && loop_check_thread(loop) < 0) {
-        return -1;
-    }
-    PyObject *name = PyUnicode_FromString(method);
-    if (name == NULL) {
-        return -1;
-    }
-    PyObject *checked = call_method2((PyObject *)loop, loop->state->str__check_callback,
-                                     callback, name);
-    Py_DECREF(name);
-    Py_XDECREF(checked);
-    return checked != NULL ? 0 : -1;
-}
-
 PyObject *
 handle_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                  PyObject *kwnames)
@@ -684,7 +669,7 @@ handle_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     LoopObject *loop = (LoopObject *)op;
     ArgsCall call;
     if (args_parse_call(&spec, args, nargs, kwnames, &call) < 0 ||
-        handle_check_call(loop, call.leading[0], "call_soon", false) < 0) {
+        loop_check_call(loop, call.leading[0], "call_soon", false) < 0) {
         return NULL;
     }
     HandleObject *handle =
@@ -739,24 +724,27 @@ loop_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args,
 
 LOCKED_NOARGS(handle_cancel_method)
 LOCKED_NOARGS(timerhandle_cancel_method)
+LOCKED_NOARGS(handle_cancelled)
 LOCKED_NOARGS(handle_get_context)
 LOCKED_NOARGS(handle_run_method)
 LOCKED_GETTER(handle_get_callback)
 LOCKED_SETTER(handle_set_callback)
 LOCKED_GETTER(handle_get_args)
 LOCKED_SETTER(handle_set_args)
+LOCKED_GETTER(handle_get_cancelled)
 LOCKED_GETTER(handle_get_context_attr)
 LOCKED_SETTER(handle_set_context)
 LOCKED_GETTER(handle_get_traceback)
 LOCKED_SETTER(handle_set_traceback)
 LOCKED_GETTER(handle_get_repr)
 LOCKED_SETTER(handle_set_repr)
+LOCKED_GETTER(timerhandle_get_scheduled)
 
 static PyMethodDef handle_methods[] = {
     {"cancel", LOCKED(handle_cancel_method), METH_NOARGS,
      "cancel($self, /)\n--\n\n"
      "Cancel the callback; without effect when it ran or was cancelled already."},
-    {"cancelled", handle_cancelled, METH_NOARGS,
+    {"cancelled", LOCKED(handle_cancelled), METH_NOARGS,
      "cancelled($self, /)\n--\n\nReturn True if the callback was cancelled."},
     {"get_context", LOCKED(handle_get_context), METH_NOARGS,
      "get_context($self, /)\n--\n\nReturn the contextvars.Context of the callback."},
@@ -769,7 +757,7 @@ static PyMethodDef handle_methods[] = {
     {"_callback", LOCKED(handle_get_callback), LOCKED(handle_set_callback), NULL,      \
      NULL},                                                                            \
         {"_args", LOCKED(handle_get_args), LOCKED(handle_set_args), NULL, NULL},       \
-        {"_cancelled", handle_get_cancelled, NULL, NULL, NULL},                        \
+        {"_cancelled", LOCKED(handle_get_cancelled), NULL, NULL, NULL},                \
         {"_loop", handle_get_loop, NULL, NULL, NULL},                                  \
         {"_context", LOCKED(handle_get_context_attr), LOCKED(handle_set_context),      \
          NULL, NULL},                                                                  \
@@ -813,7 +801,7 @@ static PyMethodDef timerhandle_methods[] = {
     {"cancel", LOCKED(timerhandle_cancel_method), METH_NOARGS,
      "cancel($self, /)\n--\n\n"
      "Cancel the callback and take it out of the loop's timers."},
-    {"cancelled", handle_cancelled, METH_NOARGS,
+    {"cancelled", LOCKED(handle_cancelled), METH_NOARGS,
      "cancelled($self, /)\n--\n\nReturn True if the callback was cancelled."},
     {"get_context", LOCKED(handle_get_context), METH_NOARGS,
      "get_context($self, /)\n--\n\nReturn the contextvars.Context of the callback."},
@@ -827,7 +815,7 @@ static PyMethodDef timerhandle_methods[] = {
 
 static PyGetSetDef timerhandle_getsets[] = {
     HANDLE_GETSETS{"_when", timerhandle_get_when, NULL, NULL, NULL},
-    {"_scheduled", timerhandle_get_scheduled, NULL, NULL, NULL},
+    {"_scheduled", LOCKED(timerhandle_get_scheduled), NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -68,12 +68,6 @@ int handle_run(HandleObject *self);
 
 void handle_cancel(HandleObject *self);
 
-/* What every scheduling method checks first: the loop is open and, in debug mode, the
- * callback is one (asyncio's TypeErrors name `method`) and the thread is the loop's,
- * unless any_thread. 0, or -1. */
-int handle_check_call(LoopObject *loop, PyObject *callback, const char *method,
-                      bool any_thread);
-
 /* Frees the loop's free list. */
 void handle_free_spares(LoopObject *loop);
 

@@ -42,6 +42,30 @@ loop_check_thread(LoopObject *self)
     return -1;
 }
 
+int
+loop_check_call(LoopObject *loop, PyObject *callback, const char *method,
+                bool any_thread)
+{
+    if (loop_check_closed(loop) < 0) {
+        return -1;
+    }
+    if (!RACY_LOAD(loop->debug)) {
+        return 0;
+    }
+    if (!any_thread && loop_check_thread(loop) < 0) {
+        return -1;
+    }
+    PyObject *name = PyUnicode_FromString(method);
+    if (name == NULL) {
+        return -1;
+    }
+    PyObject *checked = call_method2((PyObject *)loop, loop->state->str__check_callback,
+                                     callback, name);
+    Py_DECREF(name);
+    Py_XDECREF(checked);
+    return checked != NULL ? 0 : -1;
+}
+
 /* The names, in the order of the OVERRIDE_* bits. */
 static void
 loop_override_names(PyloopState *state, PyObject *names[4])
@@ -84,6 +108,8 @@ loop_setattro(PyObject *op, PyObject *name, PyObject *value)
         return -1;
     }
     loop_override_names(self->state, names);
+    LockHold hold;
+    lock_enter(&self->lock, &hold);
     for (unsigned int bit = 0; bit < 4; bit++) {
         if (PyUnicode_Check(name) && PyUnicode_Compare(name, names[bit]) == 0) {
             uint8_t flag = (uint8_t)(1u << bit);
@@ -92,6 +118,7 @@ loop_setattro(PyObject *op, PyObject *name, PyObject *value)
                                         : self->instance_overrides & (uint8_t)~flag);
         }
     }
+    lock_exit(&hold);
     return 0;
 }
 
@@ -201,6 +228,7 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     if (self == NULL) {
         return NULL;
     }
+    MEMORY_BEGINS(self);
     self->module = Py_NewRef(module);
     self->state = state_of_module(module);
     self->closed = true; /* until BaseEventLoop.__init__ says otherwise: one whose
@@ -214,6 +242,7 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     RACY_ADD(self->state->live_loops, 1);
     self->counted = true;
     loop_refresh_overrides(self);
+    MADE(self);
     return (PyObject *)self;
 }
 
@@ -315,6 +344,7 @@ static int
 loop_clear(PyObject *op)
 {
     LoopObject *self = (LoopObject *)op;
+    LAST_USE(op, &self->lock);
     /* Abandoned with work queued: what the collector found may hold us in a cycle. */
     if (self->phase == LOOP_OPEN) {
         loop_drop_work(self);
@@ -342,6 +372,7 @@ loop_dealloc(PyObject *op)
         lock_destroy(&self->lock);
     }
     PyObject *module = self->module;
+    MEMORY_ENDS(op);
     tp->tp_free(op);
     Py_DECREF(tp);
     Py_XDECREF(module);
@@ -431,7 +462,7 @@ static PyObject *
 loop_write_to_self(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     LoopObject *self = (LoopObject *)op;
-    if (self->phase == LOOP_OPEN) {
+    if (RACY_LOAD(self->phase) == LOOP_OPEN) {
         threadsafe_wake(self);
     }
     Py_RETURN_NONE;
@@ -644,6 +675,7 @@ LOCKED_NOARGS(outside_pop_ready)
 LOCKED_O(outside_dispatch)
 LOCKED_O(loop_add_callback)
 LOCKED_O(loop_add_callback_signalsafe)
+LOCKED_GETTER(loop_poller_name)
 LOCKED_GETTER(loop_get_ready)
 LOCKED_GETTER(loop_get_ready_count)
 LOCKED_GETTER(loop_get_scheduled)
@@ -666,7 +698,7 @@ static PyGetSetDef loop_getsets[] = {
      NULL},
     {"_scheduled", LOCKED(loop_get_scheduled), loop_set_snapshot,
      "The timers, earliest first: a copy.", NULL},
-    {"_poller", loop_poller_name, NULL, "How descriptors are watched.", NULL},
+    {"_poller", LOCKED(loop_poller_name), NULL, "How descriptors are watched.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -116,6 +116,11 @@ int loop_check_closed(LoopObject *self);
 void loop_close_core(LoopObject *self);
 /* Debug mode: RuntimeError when called from another thread than the running one's. */
 int loop_check_thread(LoopObject *self);
+/* What every scheduling method checks first: the loop is open and, in debug mode, the
+ * callback is one (asyncio's TypeErrors name `method`) and the thread is the loop's,
+ * unless any_thread. 0, or -1. */
+int loop_check_call(LoopObject *loop, PyObject *callback, const char *method,
+                    bool any_thread);
 void loop_refresh_overrides(LoopObject *self);
 /* In a forked child, once: the kernel's side of the loop is shared with the parent and is
  * replaced by the child's own, so that nothing done here reaches the parent's. 0, or -1

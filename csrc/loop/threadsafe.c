@@ -96,7 +96,7 @@ threadsafe_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     LoopObject *self = (LoopObject *)op;
     ArgsCall call;
     if (args_parse_call(&spec, args, nargs, kwnames, &call) < 0 ||
-        handle_check_call(self, call.leading[0], "call_soon_threadsafe", true) < 0) {
+        loop_check_call(self, call.leading[0], "call_soon_threadsafe", true) < 0) {
         return NULL;
     }
     HandleObject *handle = handle_new_threadsafe(self, call.leading[0], call.rest,

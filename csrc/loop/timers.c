@@ -73,7 +73,7 @@ timers_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *
         return NULL;
     }
     if (timers_seconds(call.leading[0], "call_at", "when", &deadline) < 0 ||
-        handle_check_call(loop, call.leading[1], "call_at", false) < 0) {
+        loop_check_call(loop, call.leading[1], "call_at", false) < 0) {
         return NULL;
     }
     return timers_schedule(loop, call.leading[0], deadline, &call);
@@ -132,7 +132,7 @@ timers_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (loop_overrides(loop) & (OVERRIDE_TIME | OVERRIDE_CALL_AT)) {
         return timers_call_later_overridden(loop, &call);
     }
-    if (handle_check_call(loop, call.leading[1], "call_at", false) < 0) {
+    if (loop_check_call(loop, call.leading[1], "call_at", false) < 0) {
         return NULL;
     }
     double deadline = loop_clock() + delay;

@@ -81,6 +81,7 @@ datagram_new(LoopObject *loop, int fd, PyObject *sock, PyObject *protocol,
     if (self == NULL) {
         return NULL;
     }
+    MEMORY_BEGINS(self);
     self->loop = (LoopObject *)Py_NewRef((PyObject *)loop);
     RACY_ADD(loop->state->live_datagrams, 1);
     self->fd = -1; /* until nothing can fail any more */
@@ -103,6 +104,7 @@ datagram_new(LoopObject *loop, int fd, PyObject *sock, PyObject *protocol,
     }
     self->fd = fd;
     self->sock = Py_NewRef(sock);
+    MADE(self);
     return self;
 error:
     Py_DECREF(self);
@@ -601,6 +603,13 @@ LOCKED_O(datagram_lost_method)
 LOCKED_O(datagram_force_close_method)
 LOCKED_GETTER(datagram_get_loop)
 LOCKED_GETTER(datagram_get_member)
+LOCKED_GETTER(datagram_get_fd)
+LOCKED_GETTER(datagram_get_conn_lost)
+LOCKED_GETTER(datagram_get_closing)
+LOCKED_GETTER(datagram_get_buffer_size)
+LOCKED_GETTER(datagram_get_flag)
+LOCKED_GETTER(flow_get_size)
+LOCKED_SETTER(flow_set_max_size)
 LOCKED_REPR(datagram_repr)
 
 #define AT(field) ((void *)offsetof(DatagramObject, field))
@@ -609,18 +618,18 @@ static PyGetSetDef datagram_getsets[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {"_loop", LOCKED(datagram_get_loop), NULL, NULL, NULL},
     {"_sock", LOCKED(datagram_get_member), NULL, NULL, AT(sock)},
-    {"_sock_fd", datagram_get_fd, NULL, NULL, NULL},
+    {"_sock_fd", LOCKED(datagram_get_fd), NULL, NULL, NULL},
     {"_extra", LOCKED(datagram_get_member), NULL, NULL, AT(extra)},
     {"_protocol", LOCKED(datagram_get_member), NULL, NULL, AT(protocol)},
     {"_address", LOCKED(datagram_get_member), NULL, NULL, AT(address)},
-    {"_conn_lost", datagram_get_conn_lost, NULL, NULL, NULL},
-    {"_closing", datagram_get_closing, NULL, NULL, NULL},
-    {"_paused", datagram_get_flag, NULL, NULL, AT(paused)},
-    {"_buffer_size", datagram_get_buffer_size, NULL, NULL, NULL},
-    {"_protocol_paused", datagram_get_flag, NULL, NULL, AT(protocol_paused)},
-    {"_high_water", flow_get_size, NULL, NULL, AT(high_water)},
-    {"_low_water", flow_get_size, NULL, NULL, AT(low_water)},
-    {"max_size", flow_get_size, flow_set_max_size, NULL, AT(max_size)},
+    {"_conn_lost", LOCKED(datagram_get_conn_lost), NULL, NULL, NULL},
+    {"_closing", LOCKED(datagram_get_closing), NULL, NULL, NULL},
+    {"_paused", LOCKED(datagram_get_flag), NULL, NULL, AT(paused)},
+    {"_buffer_size", LOCKED(datagram_get_buffer_size), NULL, NULL, NULL},
+    {"_protocol_paused", LOCKED(datagram_get_flag), NULL, NULL, AT(protocol_paused)},
+    {"_high_water", LOCKED(flow_get_size), NULL, NULL, AT(high_water)},
+    {"_low_water", LOCKED(flow_get_size), NULL, NULL, AT(low_water)},
+    {"max_size", LOCKED(flow_get_size), LOCKED(flow_set_max_size), NULL, AT(max_size)},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -712,6 +721,7 @@ static int
 datagram_clear(PyObject *op)
 {
     DatagramObject *self = (DatagramObject *)op;
+    LAST_USE(op, &self->loop->lock);
     datagram_dispose(self);
     datagram_drop_queue(self); /* what code run by the last use of it has left there */
     datagram_queue_clear(&self->inbox);
@@ -728,6 +738,7 @@ static void
 datagram_finalize(PyObject *op)
 {
     DatagramObject *self = (DatagramObject *)op;
+    LAST_USE(op, &self->loop->lock);
     if (self->phase == DATAGRAM_CLOSED || self->fd < 0) {
         return;
     }
@@ -758,6 +769,7 @@ datagram_dealloc(PyObject *op)
         (void)datagram_clear(op);
         RACY_ADD(loop->state->live_datagrams, -1);
     }
+    MEMORY_ENDS(op);
     tp->tp_free(op);
     Py_DECREF(tp);
     Py_XDECREF(loop);

@@ -367,6 +367,11 @@ LOCKED_GETTER(stream_get_sock)
 LOCKED_GETTER(stream_get_extra)
 LOCKED_GETTER(stream_get_protocol_attr)
 LOCKED_GETTER(stream_get_closing)
+LOCKED_GETTER(stream_get_fd)
+LOCKED_GETTER(stream_get_conn_lost)
+LOCKED_GETTER(stream_get_flag)
+LOCKED_GETTER(flow_get_size)
+LOCKED_SETTER(flow_set_max_size)
 LOCKED_REPR(pipe_reader_repr)
 LOCKED_REPR(pipe_writer_repr)
 
@@ -374,12 +379,13 @@ static PyGetSetDef pipe_reader_getsets[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {"_loop", LOCKED(stream_get_loop), NULL, NULL, NULL},
     {"_pipe", LOCKED(stream_get_sock), LOCKED(pipe_set_pipe), NULL, NULL},
-    {"_fileno", stream_get_fd, NULL, NULL, NULL},
+    {"_fileno", LOCKED(stream_get_fd), NULL, NULL, NULL},
     {"_extra", LOCKED(stream_get_extra), NULL, NULL, NULL},
     {"_protocol", LOCKED(stream_get_protocol_attr), NULL, NULL, NULL},
     {"_closing", LOCKED(stream_get_closing), NULL, NULL, NULL},
-    {"_paused", stream_get_flag, NULL, NULL, (void *)offsetof(StreamObject, paused)},
-    {"max_size", flow_get_size, flow_set_max_size, NULL,
+    {"_paused", LOCKED(stream_get_flag), NULL, NULL,
+     (void *)offsetof(StreamObject, paused)},
+    {"max_size", LOCKED(flow_get_size), LOCKED(flow_set_max_size), NULL,
      (void *)offsetof(StreamObject, max_size)},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -388,16 +394,16 @@ static PyGetSetDef pipe_writer_getsets[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {"_loop", LOCKED(stream_get_loop), NULL, NULL, NULL},
     {"_pipe", LOCKED(stream_get_sock), LOCKED(pipe_set_pipe), NULL, NULL},
-    {"_fileno", stream_get_fd, NULL, NULL, NULL},
+    {"_fileno", LOCKED(stream_get_fd), NULL, NULL, NULL},
     {"_extra", LOCKED(stream_get_extra), NULL, NULL, NULL},
     {"_protocol", LOCKED(stream_get_protocol_attr), NULL, NULL, NULL},
     {"_closing", LOCKED(stream_get_closing), NULL, NULL, NULL},
-    {"_conn_lost", stream_get_conn_lost, NULL, NULL, NULL},
-    {"_protocol_paused", stream_get_flag, NULL, NULL,
+    {"_conn_lost", LOCKED(stream_get_conn_lost), NULL, NULL, NULL},
+    {"_protocol_paused", LOCKED(stream_get_flag), NULL, NULL,
      (void *)offsetof(StreamObject, protocol_paused)},
-    {"_high_water", flow_get_size, NULL, NULL,
+    {"_high_water", LOCKED(flow_get_size), NULL, NULL,
      (void *)offsetof(StreamObject, high_water)},
-    {"_low_water", flow_get_size, NULL, NULL,
+    {"_low_water", LOCKED(flow_get_size), NULL, NULL,
      (void *)offsetof(StreamObject, low_water)},
     {NULL, NULL, NULL, NULL, NULL},
 };

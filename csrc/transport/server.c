@@ -362,6 +362,7 @@ listener_start_serving(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (self == NULL) {
         return NULL;
     }
+    MEMORY_BEGINS(self);
     self->loop = (LoopObject *)Py_NewRef((PyObject *)loop);
     RACY_ADD(loop->state->live_servers, 1);
     self->serving = true;
@@ -413,6 +414,7 @@ static int
 listener_clear(PyObject *op)
 {
     ListenerObject *self = (ListenerObject *)op;
+    LAST_USE(op, &self->loop->lock);
     self->serving = false;
     for (int i = 0; i < ARG_COUNT; i++) {
         Py_CLEAR(self->args[i]);
@@ -429,6 +431,7 @@ listener_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     (void)listener_clear(op);
     RACY_ADD(loop->state->live_servers, -1);
+    MEMORY_ENDS(op);
     tp->tp_free(op);
     Py_DECREF(tp);
     Py_DECREF(loop);

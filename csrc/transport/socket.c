@@ -292,6 +292,11 @@ LOCKED_GETTER(stream_get_protocol_attr)
 LOCKED_GETTER(socket_get_server)
 LOCKED_GETTER(socket_get_empty_waiter)
 LOCKED_GETTER(stream_get_closing)
+LOCKED_GETTER(stream_get_fd)
+LOCKED_GETTER(stream_get_conn_lost)
+LOCKED_GETTER(stream_get_flag)
+LOCKED_GETTER(flow_get_size)
+LOCKED_SETTER(flow_set_max_size)
 LOCKED_REPR(socket_repr)
 
 static PyGetSetDef socket_getsets[] = {
@@ -299,21 +304,23 @@ static PyGetSetDef socket_getsets[] = {
     {"_loop", LOCKED(stream_get_loop), NULL, NULL, NULL},
     {"_sock", LOCKED(stream_get_sock), NULL, NULL, NULL},
     {"_empty_waiter", LOCKED(socket_get_empty_waiter), NULL, NULL, NULL},
-    {"_sock_fd", stream_get_fd, NULL, NULL, NULL},
+    {"_sock_fd", LOCKED(stream_get_fd), NULL, NULL, NULL},
     {"_extra", LOCKED(stream_get_extra), NULL, NULL, NULL},
     {"_protocol", LOCKED(stream_get_protocol_attr), NULL, NULL, NULL},
     {"_server", LOCKED(socket_get_server), NULL, NULL, NULL},
-    {"_conn_lost", stream_get_conn_lost, NULL, NULL, NULL},
+    {"_conn_lost", LOCKED(stream_get_conn_lost), NULL, NULL, NULL},
     {"_closing", LOCKED(stream_get_closing), NULL, NULL, NULL},
-    {"_paused", stream_get_flag, NULL, NULL, (void *)offsetof(StreamObject, paused)},
-    {"_eof", stream_get_flag, NULL, NULL, (void *)offsetof(StreamObject, write_eof)},
-    {"_protocol_paused", stream_get_flag, NULL, NULL,
+    {"_paused", LOCKED(stream_get_flag), NULL, NULL,
+     (void *)offsetof(StreamObject, paused)},
+    {"_eof", LOCKED(stream_get_flag), NULL, NULL,
+     (void *)offsetof(StreamObject, write_eof)},
+    {"_protocol_paused", LOCKED(stream_get_flag), NULL, NULL,
      (void *)offsetof(StreamObject, protocol_paused)},
-    {"_high_water", flow_get_size, NULL, NULL,
+    {"_high_water", LOCKED(flow_get_size), NULL, NULL,
      (void *)offsetof(StreamObject, high_water)},
-    {"_low_water", flow_get_size, NULL, NULL,
+    {"_low_water", LOCKED(flow_get_size), NULL, NULL,
      (void *)offsetof(StreamObject, low_water)},
-    {"max_size", flow_get_size, flow_set_max_size, NULL,
+    {"max_size", LOCKED(flow_get_size), LOCKED(flow_set_max_size), NULL,
      (void *)offsetof(StreamObject, max_size)},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -62,6 +62,7 @@ stream_alloc(LoopObject *loop, PyTypeObject *type, const StreamOps *ops,
     if (self == NULL) {
         return NULL;
     }
+    MEMORY_BEGINS(self);
     self->loop = (LoopObject *)Py_NewRef((PyObject *)loop);
     RACY_ADD(loop->state->live_transports, 1);
     self->ops = ops;
@@ -74,8 +75,10 @@ stream_alloc(LoopObject *loop, PyTypeObject *type, const StreamOps *ops,
     self->context = PyContext_CopyCurrent();
     self->extra = extra != NULL && extra != Py_None ? PyDict_Copy(extra) : NULL;
     if (self->context == NULL || PyErr_Occurred()) {
-        Py_CLEAR(self);
+        Py_DECREF(self);
+        return NULL;
     }
+    MADE(self);
     return self;
 }
 
@@ -619,6 +622,7 @@ int
 stream_clear(PyObject *op)
 {
     StreamObject *self = (StreamObject *)op;
+    LAST_USE(op, &self->loop->lock);
     stream_dispose_quietly(self);
     Py_CLEAR(self->dict);
     Py_CLEAR(self->protocol);
@@ -638,6 +642,7 @@ void
 stream_finalize(PyObject *op)
 {
     StreamObject *self = (StreamObject *)op;
+    LAST_USE(op, &self->loop->lock);
     if (self->phase == STREAM_CLOSED || self->fd < 0) {
         return;
     }
@@ -668,6 +673,7 @@ stream_dealloc(PyObject *op)
     if (loop != NULL) {
         RACY_ADD(loop->state->live_transports, -1);
     }
+    MEMORY_ENDS(op);
     tp->tp_free(op);
     Py_DECREF(tp);
     Py_XDECREF(loop);
