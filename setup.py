@@ -3,7 +3,8 @@
 Switches, all environment variables:
 
 PYLOOP_DEBUG=1                      asserts on, -O1 -g
-PYLOOP_SANITIZE=address,undefined   compile and link with these sanitizers
+PYLOOP_SANITIZE=address,undefined   compile and link with these sanitizers, or with
+PYLOOP_SANITIZE=thread              ThreadSanitizer, for a free-threaded Python
 PYLOOP_STATIC_LIBUV=1               link libuv's static archive instead of the library
 PYLOOP_WERROR=1                     a compiler warning is an error (CI)
 PKG_CONFIG=...                      the pkg-config to ask (default: pkg-config)

@@ -6,6 +6,7 @@
 #   test    build and run the test suite       demo    crawl a site on asyncio and pyloop
 #   conformance   CPython's own asyncio tests, on pyloop
 #   debug   the suite on a build with asserts  asan    the suite on a sanitizers' build
+#   tsan    the suite on a ThreadSanitizer build, of a free-threaded Python
 #   oom     allocations that fail              leaks   what a thousand repetitions leave
 #   fault   system calls that fail
 #   lint    check style and types              fmt     apply the style
@@ -65,6 +66,49 @@ run_asan() {
     export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
     export LD_PRELOAD="$runtime"
     pytest_in "$copy" "$@"
+}
+
+run_tsan() {
+    choose_python
+    case $python_version in
+    *t) ;;
+    *) die "tsan needs a free-threaded Python, and $python is none: PYTHON=python3.13t" ;;
+    esac
+    prepare test
+    export PYLOOP_DEBUG=1 PYLOOP_SANITIZE=thread
+    copy=$(copy_for tsan)
+    build_in "$copy"
+    runtime=$(ldd "$copy"/pyloop/_core.*.so | awk '/libtsan/ { print $3 }')
+    [ -n "$runtime" ] || die "the sanitizer's shared runtime (libtsan) was not found"
+    # The runtime is preloaded in shells, too, where nothing initialises it before its
+    # first use, and they crash: so a library of nothing, whose constructor does.
+    starter=$copy/build/tsan-starter.so
+    echo 'int pyloop_tsan_starter;' |
+        "${CC:-cc}" -shared -fPIC -fsanitize=thread -x c -o "$starter" - ||
+        die "a library with -fsanitize=thread could not be built"
+    # Each process writes its reports to a file of its own: tests look at what their
+    # children print, and at how they end. The interpreter is not instrumented, so what
+    # it does by itself inside memcpy() and the like is left out.
+    reports=$copy/build/reports
+    rm -rf "$reports"
+    mkdir -p "$reports"
+    options=suppressions=$copy/scripts/tsan.supp:log_path=$reports/tsan
+    options=$options:ignore_noninstrumented_modules=1:report_thread_leaks=0
+    options=$options:die_after_fork=0:exitcode=0
+    # Not what preloads libraries of its own; and ThreadSanitizer's own thread is no
+    # reason to warn of forks.
+    [ $# -gt 0 ] || set -- --loops=pyloop --ignore=tests/test_hardening.py
+    export PYTHONWARNINGS='ignore:This process (pid=:DeprecationWarning'
+    status=0
+    (
+        export PYTHON_GIL=0 TSAN_OPTIONS="$options" LD_PRELOAD="$runtime $starter"
+        pytest_in "$copy" "$@"
+    ) || status=$?
+    found=$(cat "$reports"/* 2>/dev/null | grep -c 'WARNING: ThreadSanitizer' || :)
+    [ "$found" -eq 0 ] || cat "$reports"/*
+    say "ThreadSanitizer: $found reports"
+    [ "$found" -eq 0 ] || exit 1
+    exit "$status"
 }
 
 run_lint() {
@@ -142,6 +186,9 @@ debug)
     ;;
 asan)
     run_asan "$@"
+    ;;
+tsan)
+    run_tsan "$@"
     ;;
 demo)
     prepare demo

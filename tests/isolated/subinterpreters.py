@@ -194,6 +194,7 @@ def in_threads(count, *args):
 def nothing_left():
     """Compare descriptors, threads and the main interpreter's counts."""
     support.make_loop(KIND).close()  # what libuv opens once per process is open now
+    support.run_in_thread(int)  # and what a sanitizer starts beside a thread runs
     before = support.open_descriptors(), support.native_threads(), support.core_stats()
     yield
     support.wait_for_condition(
