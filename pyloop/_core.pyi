@@ -1,7 +1,7 @@
 import asyncio
 import sys
+from asyncio import sslproto
 from asyncio.constants import _SendfileMode
-from asyncio.sslproto import _SSLProtocolTransport
 from asyncio.transports import ReadTransport, _FlowControlMixin
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from contextvars import Context
@@ -522,5 +522,5 @@ class StreamReader(asyncio.StreamReader):
     def __anext__(self) -> ReadOp[bytes]: ...
 
 @final
-class TLSTransport(_SSLProtocolTransport):
+class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
     def write(self, data: Any) -> None: ...

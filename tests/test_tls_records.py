@@ -582,6 +582,12 @@ async def test_attributes_that_are_nonsense(loop, certificates, name, value):
             await settle(loop)
 
 
+@on_loop
+async def test_the_name_of_the_transport_s_class(loop, certificates):
+    async with connected(loop, certificates) as (transport, *_):
+        assert type(transport).__name__ == "_SSLProtocolTransport"
+
+
 @pytest.mark.pyloop_only
 @on_loop
 async def test_the_class_of_the_transport(loop, certificates):

@@ -517,9 +517,10 @@ static PyType_Slot tls_slots[] = {
     {0, NULL},
 };
 
-/* Instances must have asyncio's layout, as those of _core.StreamReader. */
+/* Instances must have asyncio's layout, as those of _core.StreamReader; and its name,
+ * by which programs tell that a transport is one over TLS. */
 static PyType_Spec tls_spec = {
-    .name = "pyloop._core.TLSTransport",
+    .name = "pyloop._core._SSLProtocolTransport",
     .basicsize = 0,
     .flags = Py_TPFLAGS_DEFAULT,
     .slots = tls_slots,

@@ -5,9 +5,9 @@
  * functions do, in two places:
  *
  *   a SocketTransport is readable --tls_read()--> _incoming, decrypt, data_received()
- *   transport.write(data) of the app --TLSTransport--> encrypt, _outgoing, the transport
+ *   transport.write(data) of the app --tls_write()--> encrypt, _outgoing, the transport
  *
- * The latter is a class without fields, which an SSLProtocol's transport gets with its
+ * The latter is of a class without fields, which an SSLProtocol's transport gets with its
  * first data. Both stay out unless the classes are exactly asyncio's, their functions
  * those of the import (base/watched.h), and the connection is in the state WRAPPED.
  */
