@@ -520,6 +520,22 @@ async def test_sock_connect_refused(loop, host):
 
 
 @on_loop
+async def test_sock_connect_asks_a_replaced_ensure_resolved(loop):
+    asked = []
+    original = loop._ensure_resolved
+
+    async def resolve(address, **arguments):
+        asked.append(address)
+        return await original(address, **arguments)
+
+    loop._ensure_resolved = resolve
+    with listening() as listener, socket.socket() as sock:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, listener.getsockname())
+        assert asked == [listener.getsockname()]
+
+
+@on_loop
 async def test_sock_connect_of_a_connected_socket(loop):
     with listening() as listener:
         address = listener.getsockname()

@@ -169,6 +169,7 @@
     X(DatagramTransportBase, "asyncio.transports", "DatagramTransport")                \
     X(BufferedProtocol, "asyncio.protocols", "BufferedProtocol")                       \
     X(BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                           \
+    X(ensure_resolved, "asyncio.base_events", "BaseEventLoop._ensure_resolved")        \
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
     X(futures_module, "asyncio.futures", "")                                           \
     X(tasks_module, "asyncio.tasks", "")                                               \

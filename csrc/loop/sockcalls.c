@@ -85,20 +85,6 @@ sockcall_writable(SockOpObject *self, const char *function, Py_buffer *view)
     return -1;
 }
 
-/* An int attribute of _socket.socket by its descriptor: the properties of socket.socket
- * would make an enum member of it, which costs more than the system call. */
-static int
-sockcall_attribute(SockOpObject *self, PyObject *descriptor, int *number)
-{
-    PyObject *value = Py_TYPE(descriptor)->tp_descr_get(descriptor, self->sock, NULL);
-    if (value == NULL) {
-        return -1;
-    }
-    *number = (int)PyLong_AsLong(value);
-    Py_DECREF(value);
-    return *number == -1 && PyErr_Occurred() ? -1 : 0;
-}
-
 /* 1 when the socket is native and its addresses are known here, 0, or -1. */
 static int
 sockcall_knows_family(SockOpObject *self, int *family)
@@ -106,7 +92,8 @@ sockcall_knows_family(SockOpObject *self, int *family)
     if (!self->native) {
         return 0;
     }
-    if (sockcall_attribute(self, self->coro.loop->state->socket_family, family) < 0) {
+    if (sockets_attribute(self->sock, self->coro.loop->state->socket_family, family) <
+        0) {
         return -1;
     }
     return sockaddr_knows(*family);
@@ -135,7 +122,7 @@ static int
 sockcall_limit_size(SockOpObject *self, Py_ssize_t *size)
 {
     int type, available = 0;
-    if (sockcall_attribute(self, self->coro.loop->state->socket_type, &type) < 0) {
+    if (sockets_attribute(self->sock, self->coro.loop->state->socket_type, &type) < 0) {
         return -1;
     }
     if (type == SOCK_STREAM && ioctl(self->fd, FIONREAD, &available) == 0) {
@@ -484,8 +471,8 @@ sockcall_make_socket(SockOpObject *self, int family, int fd)
 {
     PyloopState *state = self->coro.loop->state;
     SocketKind kind = {.family = family};
-    if (sockcall_attribute(self, state->socket_type, &kind.type) < 0 ||
-        sockcall_attribute(self, state->socket_proto, &kind.proto) < 0) {
+    if (sockets_attribute(self->sock, state->socket_type, &kind.type) < 0 ||
+        sockets_attribute(self->sock, state->socket_proto, &kind.proto) < 0) {
         (void)close(fd);
         return NULL;
     }

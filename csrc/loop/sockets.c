@@ -19,8 +19,26 @@ sockets_number(PyObject *sock, PyObject *name, int *number)
 }
 
 int
+sockets_attribute(PyObject *sock, PyObject *descriptor, int *number)
+{
+    PyObject *value = Py_TYPE(descriptor)->tp_descr_get(descriptor, sock, NULL);
+    if (value == NULL) {
+        return -1;
+    }
+    *number = (int)PyLong_AsLong(value);
+    Py_DECREF(value);
+    return *number == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+int
 sockets_kind(PyloopState *state, PyObject *sock, SocketKind *kind)
 {
+    if ((PyObject *)Py_TYPE(sock) == state->SocketType) {
+        return sockets_attribute(sock, state->socket_family, &kind->family) < 0 ||
+                       sockets_attribute(sock, state->socket_type, &kind->type) < 0
+                   ? -1
+                   : sockets_attribute(sock, state->socket_proto, &kind->proto);
+    }
     if (sockets_number(sock, state->str_family, &kind->family) < 0 ||
         sockets_number(sock, state->str_type, &kind->type) < 0) {
         return -1;

@@ -12,6 +12,11 @@ typedef struct {
     int family, type, proto;
 } SocketKind;
 
+/* An int attribute of a _socket.socket by the base class's descriptor (state->socket_*):
+ * the properties of socket.socket would make an enum member of it, which costs more than
+ * a system call. 0, or -1 with an exception. */
+int sockets_attribute(PyObject *sock, PyObject *descriptor, int *number);
+
 /* What a Python socket says of itself. 0, or -1 with its error. */
 int sockets_kind(PyloopState *state, PyObject *sock, SocketKind *kind);
 

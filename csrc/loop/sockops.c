@@ -11,7 +11,10 @@
 #include "base/call.h"
 #include "base/errors.h"
 #include "loop/handle.h"
+#include "loop/sockets.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -207,11 +210,59 @@ sockop_resume(CoroObject *coro, PyObject *value, PyObject **result)
 
 typedef enum { CONNECT_NEW, CONNECT_RESOLVING, CONNECT_WAITING } ConnectStage;
 
+/* Whether a native socket's address has no name: asyncio's _ensure_resolved() would give
+ * back the same. */
+static bool
+connect_is_literal(SockOpObject *self, const SocketKind *kind)
+{
+    PyObject *address = self->args[0];
+    struct in6_addr bytes; /* the larger of the two */
+    if ((kind->type != SOCK_STREAM && kind->type != SOCK_DGRAM) ||
+        (kind->proto != 0 && kind->proto != IPPROTO_TCP &&
+         kind->proto != IPPROTO_UDP) ||
+        !PyTuple_CheckExact(address) ||
+        PyTuple_GET_SIZE(address) != (kind->family == AF_INET ? 2 : 4) ||
+        !PyUnicode_CheckExact(PyTuple_GET_ITEM(address, 0)) ||
+        !PyLong_CheckExact(PyTuple_GET_ITEM(address, 1))) {
+        return false;
+    }
+    Py_ssize_t size;
+    const char *text = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(address, 0), &size);
+    if (text == NULL) {
+        PyErr_Clear(); /* no literal, whatever it is */
+        return false;
+    }
+    return strlen(text) == (size_t)size && inet_pton(kind->family, text, &bytes) == 1;
+}
+
+/* Whether nobody has replaced the loop's _ensure_resolved(). */
+static bool
+connect_resolves_as_asyncio(LoopObject *loop)
+{
+    PyObject *method =
+        PyObject_GetAttr((PyObject *)loop, loop->state->str__ensure_resolved);
+    bool same = method != NULL && PyMethod_Check(method) &&
+                PyMethod_GET_FUNCTION(method) == loop->state->ensure_resolved;
+    Py_XDECREF(method);
+    PyErr_Clear(); /* it is raised when the method is called */
+    return same;
+}
+
 /* 1 when the address may have a name to resolve, 0 when not, -1 with an exception. */
 static int
-connect_is_inet(SockOpObject *self)
+connect_has_name(SockOpObject *self)
 {
-    PyObject *family = PyObject_GetAttr(self->sock, self->coro.loop->state->str_family);
+    PyloopState *state = self->coro.loop->state;
+    if (self->native) {
+        SocketKind kind;
+        if (sockets_kind(state, self->sock, &kind) < 0) {
+            return -1;
+        }
+        return (kind.family == AF_INET || kind.family == AF_INET6) &&
+               !(connect_is_literal(self, &kind) &&
+                 connect_resolves_as_asyncio(self->coro.loop));
+    }
+    PyObject *family = PyObject_GetAttr(self->sock, state->str_family);
     if (family == NULL) {
         return -1;
     }
@@ -329,9 +380,9 @@ sockop_connect_resume(CoroObject *coro, PyObject *value, PyObject **result)
                                                          : CORO_ERROR;
     }
     else {
-        int is_inet = sockop_begin(self) == 0 ? connect_is_inet(self) : -1;
-        if (is_inet != 0) {
-            return is_inet > 0 ? connect_resolve(self) : CORO_ERROR;
+        int has_name = sockop_begin(self) == 0 ? connect_has_name(self) : -1;
+        if (has_name != 0) {
+            return has_name > 0 ? connect_resolve(self) : CORO_ERROR;
         }
         status = connect_attempt(self, result);
     }
