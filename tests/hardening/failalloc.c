@@ -28,6 +28,7 @@ void __libc_free(void *block);
 
 void failalloc_add_range(uintptr_t low, uintptr_t high);
 void failalloc_set_core(uintptr_t low, uintptr_t high);
+void failalloc_add_python(uintptr_t low, uintptr_t high);
 void failalloc_use_this_thread(void);
 
 enum {
@@ -51,6 +52,15 @@ static struct {
 } ranges[RANGES_MAX];
 static size_t range_count;
 static uintptr_t core_low, core_high;
+
+/* What runs Python code, which dladdr() does not know all of. */
+enum { PYTHON_MAX = 8 };
+
+static struct {
+    uintptr_t low, high;
+} python[PYTHON_MAX];
+static size_t python_count;
+
 static pthread_t armed_thread;
 
 void
@@ -71,6 +81,16 @@ failalloc_set_core(uintptr_t low, uintptr_t high)
 }
 
 void
+failalloc_add_python(uintptr_t low, uintptr_t high)
+{
+    if (python_count < PYTHON_MAX) {
+        python[python_count].low = low;
+        python[python_count].high = high;
+        python_count++;
+    }
+}
+
+void
 failalloc_use_this_thread(void)
 {
     armed_thread = pthread_self();
@@ -86,6 +106,11 @@ owner_of(void *const *frames, int count)
         uintptr_t address = (uintptr_t)frames[i];
         if (address >= core_low && address < core_high) {
             return OWNER_CORE;
+        }
+        for (size_t k = 0; k < python_count; k++) {
+            if (address >= python[k].low && address < python[k].high) {
+                return OWNER_PYTHON;
+            }
         }
         if (dladdr(frames[i], &info) == 0) {
             continue;

@@ -81,6 +81,35 @@ def code_of_python():
     )
 
 
+def code_of_evaluation():
+    """Where the interpreter runs Python code, by its table of symbols if it has one.
+
+    A compiler moves what is rare in a function to another place, ".cold", of which the
+    dynamic symbols say nothing. And a frame that is left may outlive it as an object:
+    out of memory there, CPython 3.11 loses the exception that is on its way.
+    """
+    names = ("_PyEval_EvalFrameDefault", "_PyFrame_Clear")
+    paths = {}
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            words = line.split()
+            if len(words) > 5 and int(words[2], 16) == 0:
+                paths.setdefault(words[5], int(words[0].split("-")[0], 16))
+    found = []
+    nm = shutil.which("nm")
+    for path, base in paths.items():
+        name = os.path.basename(path)
+        if nm is None or not name.startswith(("libpython", "python")):
+            continue
+        listed = subprocess.run([nm, "-S", path], capture_output=True, text=True)
+        for line in listed.stdout.splitlines():
+            words = line.split()
+            if len(words) == 4 and words[3].startswith(names):
+                low = int(words[0], 16) + (base if name.startswith("libpython") else 0)
+                found.append((low, low + int(words[1], 16)))
+    return found
+
+
 def control(name, count):
     """The array of longs `name` of the preloaded library, as a memoryview.
 
