@@ -288,6 +288,10 @@ coro_take_returned(void)
         return NULL;
     }
     PyObject *stop = PyErr_GetRaisedException();
+    if (!PyErr_GivenExceptionMatches(stop, PyExc_StopIteration)) {
+        PyErr_SetRaisedException(stop); /* before 3.12 it is made only now: no memory */
+        return NULL;
+    }
     PyObject *value = ((PyStopIterationObject *)stop)->value;
     value = Py_NewRef(value != NULL ? value : Py_None);
     Py_DECREF(stop);
