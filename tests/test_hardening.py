@@ -40,6 +40,10 @@ def run(driver, *arguments):
     bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
     reason="a free-threaded Python has an allocator of its own, which cannot fail",
 )
+@pytest.mark.skipif(
+    not shims.code_of_evaluation(),
+    reason="an interpreter without symbols does not tell whose an allocation is",
+)
 def test_failing_allocations(loop_kind):
     run("oom.py", "=threadsafe", "=readers", "=timers", "=echo", "=sock_recv")
 
