@@ -852,13 +852,7 @@ handle_create(PyObject *module, PyType_Spec *spec, PyObject *base)
                      ((PyTypeObject *)base)->tp_basicsize, room);
         return NULL;
     }
-    PyObject *bases = PyTuple_Pack(1, base);
-    if (bases == NULL) {
-        return NULL;
-    }
-    PyObject *type = PyType_FromModuleAndSpec(module, spec, bases);
-    Py_DECREF(bases);
-    return (PyTypeObject *)type;
+    return (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, base);
 }
 
 PyTypeObject *

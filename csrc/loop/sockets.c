@@ -8,26 +8,27 @@
 #include <string.h>
 #include <unistd.h>
 
+/* An attribute's value (stolen, may be NULL) as a number. 0, or -1 with an exception. */
 static int
-sockets_number(PyObject *sock, PyObject *name, int *number)
+sockets_take_number(PyObject *value, int *number)
 {
-    PyObject *value = PyObject_GetAttr(sock, name);
     long result = value != NULL ? PyLong_AsLong(value) : -1;
     Py_XDECREF(value);
     *number = (int)result;
     return result == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
+static int
+sockets_number(PyObject *sock, PyObject *name, int *number)
+{
+    return sockets_take_number(PyObject_GetAttr(sock, name), number);
+}
+
 int
 sockets_attribute(PyObject *sock, PyObject *descriptor, int *number)
 {
-    PyObject *value = Py_TYPE(descriptor)->tp_descr_get(descriptor, sock, NULL);
-    if (value == NULL) {
-        return -1;
-    }
-    *number = (int)PyLong_AsLong(value);
-    Py_DECREF(value);
-    return *number == -1 && PyErr_Occurred() ? -1 : 0;
+    return sockets_take_number(
+        Py_TYPE(descriptor)->tp_descr_get(descriptor, sock, NULL), number);
 }
 
 int

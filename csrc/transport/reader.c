@@ -218,11 +218,6 @@ PyTypeObject *
 streamreader_type_create(PyObject *module)
 {
     PyTypeObject *base = state_of_module(module)->watched[WATCHED_STREAM_READER].type;
-    PyObject *bases = PyTuple_Pack(1, (PyObject *)base);
-    if (bases == NULL) {
-        return NULL;
-    }
-    PyObject *type = PyType_FromModuleAndSpec(module, &reader_spec, bases);
-    Py_DECREF(bases);
-    return (PyTypeObject *)type;
+    return (PyTypeObject *)PyType_FromModuleAndSpec(module, &reader_spec,
+                                                    (PyObject *)base);
 }

@@ -690,11 +690,5 @@ stream_type_over(PyObject *module, PyType_Spec *spec, PyTypeObject *base)
                      base->tp_name, base->tp_basicsize, room);
         return NULL;
     }
-    PyObject *bases = PyTuple_Pack(1, (PyObject *)base);
-    if (bases == NULL) {
-        return NULL;
-    }
-    PyObject *type = PyType_FromModuleAndSpec(module, spec, bases);
-    Py_DECREF(bases);
-    return (PyTypeObject *)type;
+    return (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, (PyObject *)base);
 }

@@ -530,11 +530,6 @@ PyTypeObject *
 tlstransport_type_create(PyObject *module)
 {
     PyTypeObject *base = state_of_module(module)->watched[WATCHED_SSL_TRANSPORT].type;
-    PyObject *bases = PyTuple_Pack(1, (PyObject *)base);
-    if (bases == NULL) {
-        return NULL;
-    }
-    PyObject *type = PyType_FromModuleAndSpec(module, &tls_spec, bases);
-    Py_DECREF(bases);
-    return (PyTypeObject *)type;
+    return (PyTypeObject *)PyType_FromModuleAndSpec(module, &tls_spec,
+                                                    (PyObject *)base);
 }
