@@ -12,25 +12,38 @@ from streams import take
 from world import Recorder, World, until
 
 
-@scenario
-def server(w: World):
-    protocols = []
+def recorders(w: World, **options):
+    """A protocol factory, and the list of what it made."""
+    made = []
 
     def factory():
-        protocols.append(Recorder(w, echo=True))
-        return protocols[-1]
+        made.append(Recorder(w, **options))
+        return made[-1]
+
+    return factory, made
+
+
+async def exchange(w: World, serving, protocols, **options):
+    """A client's echo by a TCP server, and the ends of all of them."""
+    client = Recorder(w)
+    transport, _ = await w.loop.create_connection(
+        lambda: client, *serving.sockets[0].getsockname(), **options
+    )
+    transport.write(b"abc")
+    await until(lambda: len(client.data) == 3 or client.lost)
+    transport.close()
+    await until(lambda: client.lost and all(p.lost for p in protocols))
+    serving.close()
+    await serving.wait_closed()
+
+
+@scenario
+def server(w: World):
+    factory, protocols = recorders(w, echo=True)
 
     async def main():
         serving = w.close_later(await loop.create_server(factory, "127.0.0.1", 0))
-        address = serving.sockets[0].getsockname()
-        client = Recorder(w)
-        transport, _ = await loop.create_connection(lambda: client, *address)
-        transport.write(b"abc")
-        await until(lambda: len(client.data) == 3 or client.lost)
-        transport.close()
-        await until(lambda: client.lost and all(p.lost for p in protocols))
-        serving.close()
-        await serving.wait_closed()
+        await exchange(w, serving, protocols)
 
     loop = w.loop
     with w.armed():
@@ -41,11 +54,7 @@ def server(w: World):
 @scenario
 def accepting(w: World):
     """One iteration that accepts several connections."""
-    protocols = []
-
-    def factory():
-        protocols.append(Recorder(w))
-        return protocols[-1]
+    factory, protocols = recorders(w)
 
     serving = w.close_later(w.run(w.loop.create_server(factory, "127.0.0.1", 0)))
     address = serving.sockets[0].getsockname()
@@ -63,11 +72,7 @@ def accepting(w: World):
 @scenario
 def accepted_extras(w: World):
     """What is known of an accepted connection; its socket object is made then."""
-    protocols = []
-
-    def factory():
-        protocols.append(Recorder(w))
-        return protocols[-1]
+    factory, protocols = recorders(w)
 
     serving = w.close_later(w.run(w.loop.create_server(factory, "127.0.0.1", 0)))
     address = serving.sockets[0].getsockname()
@@ -87,14 +92,9 @@ def accepted_extras(w: World):
 def own_transports(w: World):
     """A loop with a _make_socket_transport of its own: asyncio's coroutine accepts."""
     loop = w.loop
-    protocols = []
+    factory, protocols = recorders(w, echo=True)
     make = loop._make_socket_transport
     loop._make_socket_transport = lambda *args, **keywords: make(*args, **keywords)
-
-    def factory():
-        protocols.append(Recorder(w, echo=True))
-        return protocols[-1]
-
     try:
         serving = w.close_later(w.run(loop.create_server(factory, "127.0.0.1", 0)))
         client = w.close_later(
@@ -145,11 +145,7 @@ def factory_fails(w: World):
 def out_of_descriptors(w: World):
     """accept() says EMFILE: serving goes on when the timer that is made then ends."""
     loop = w.loop
-    made = []
-
-    def factory():
-        made.append(Recorder(w))
-        return made[-1]
+    factory, made = recorders(w)
 
     def call_later(delay, callback):
         resuming.append(callback)
@@ -182,11 +178,7 @@ def out_of_descriptors(w: World):
 
 @scenario
 def unix_server(w: World):
-    protocols = []
-
-    def factory():
-        protocols.append(Recorder(w, echo=True))
-        return protocols[-1]
+    factory, _ = recorders(w, echo=True)
 
     async def main():
         serving = w.close_later(await loop.create_unix_server(factory, path))
@@ -224,10 +216,7 @@ def accepted_socket(w: World):
 @scenario
 def serving_ends(w: World):
     """A server with an open connection is closed while serve_forever() runs."""
-
-    def factory():
-        protocols.append(Recorder(w))
-        return protocols[-1]
+    factory, protocols = recorders(w)
 
     async def main():
         serving = w.close_later(
@@ -245,7 +234,6 @@ def serving_ends(w: World):
         assert not serving.is_serving()
         await serving.wait_closed()
 
-    protocols = []
     client = w.close_later(socket.socket())
     loop = w.loop
     with w.armed():
@@ -304,27 +292,15 @@ def server_backlog_error(w: World):
 
 @scenario
 def tls(w: World):
-    protocols = []
-
-    def factory():
-        protocols.append(Recorder(w, echo=True))
-        return protocols[-1]
+    factory, protocols = recorders(w, echo=True)
 
     async def main():
         serving = w.close_later(
             await loop.create_server(factory, "127.0.0.1", 0, ssl=server_context)
         )
-        address = serving.sockets[0].getsockname()
-        client = Recorder(w)
-        transport, _ = await loop.create_connection(
-            lambda: client, *address, ssl=client_context, server_hostname="localhost"
+        await exchange(
+            w, serving, protocols, ssl=client_context, server_hostname="localhost"
         )
-        transport.write(b"abc")
-        await until(lambda: len(client.data) == 3 or client.lost)
-        transport.close()
-        await until(lambda: client.lost and all(p.lost for p in protocols))
-        serving.close()
-        await serving.wait_closed()
 
     loop = w.loop
     server_context = w.certificates.server_context()
