@@ -9,12 +9,12 @@ import pytest
 import support
 from realkit import COMPAT_DIR, factory_path, load, need, program
 
-aiohttp, uvicorn, _, _, _ = need(
-    "aiohttp", "uvicorn", "fastapi", "httptools", "websockets"
-)
+aiohttp, uvicorn, _, _ = need("aiohttp", "uvicorn", "fastapi", "websockets")
 
 #: Both of uvicorn's HTTP implementations drive the transport, each in its own way.
-both_http = pytest.mark.parametrize("http", ["h11", "httptools"])
+#: httptools does not build for free-threaded Python.
+HTTP = ["h11"] if support.FREE_THREADED else ["h11", need("httptools").__name__]
+both_http = pytest.mark.parametrize("http", HTTP)
 
 
 def server(loop_kind, http, *options):
@@ -123,7 +123,7 @@ def test_an_exception_in_a_handler_is_an_answer(loop, loop_kind):
         async with session.get("/") as response:
             assert response.status == 200
 
-    with server(loop_kind, "httptools") as running:
+    with server(loop_kind, HTTP[-1]) as running:
         ask(loop, conversation, running.match[1])
         assert running.end(signal.SIGTERM) == -signal.SIGTERM
         assert running.output.count("ValueError: broken on purpose") == 2
@@ -165,7 +165,7 @@ def test_tls(loop, loop_kind, certificates):
             lengths = await asyncio.gather(*[fetch() for _ in range(20)])
             assert len(set(lengths)) == 1 and lengths[0] > 4000
 
-    with server(loop_kind, "httptools", *options) as running:
+    with server(loop_kind, HTTP[-1], *options) as running:
         support.run(loop, main(running.match[1]))
         assert_clean_end(running)
 
