@@ -13,181 +13,59 @@ the median of the rounds' own ratios.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import bars
 import loops
+import plots
+import results
 from micro.registry import load_rows
-from servers import harness
+from progress import Progress
+from results import Result, Run, Sample
+from servers import harness, outside
+from servers.programs import LoadError
+from servers.rows import ROWS, ServerRow
 
 MICRO = Path(__file__).resolve().parent / "micro"
 
-DEFAULT_LOOPS = "asyncio,uvloop,rloop,pyloop"
+DEFAULT_LOOPS = "asyncio,uvloop,zuvloop,rloop,rsloop,talyn,raw,pyloop,accelerated"
 
-MICRO_TIMEOUT = 120
-
-
-@dataclass(frozen=True)
-class ServerRow:
-    """A line of the table that needs a server: its kind and its load.
-
-    *size* is the message in bytes; 0 means HTTP requests by wrk.
-    """
-
-    key: str
-    title: str
-    kind: str
-    conns: int
-    size: int = 0
-
-    @property
-    def unit(self) -> str:
-        return "us CPU"
-
-
-SERVER_ROWS = (
-    ServerRow("echo_1k", "echo, Protocol, 50 connections, 1 KiB", "protocol", 50, 1024),
-    ServerRow(
-        "echo_100k", "echo, Protocol, 10 connections, 100 KiB", "protocol", 10, 102400
-    ),
-    ServerRow(
-        "echo_streams",
-        "echo, streams readline, 50 connections, 1 KiB",
-        "streams",
-        50,
-        1024,
-    ),
-    ServerRow(
-        "echo_sock",
-        "echo, sock_recv/sock_sendall, 50 connections, 1 KiB",
-        "sock",
-        50,
-        1024,
-    ),
-    ServerRow("echo_udp", "echo, datagrams, 20 peers, 100 B", "datagrams", 20, 100),
-    ServerRow(
-        "uvicorn", "uvicorn + httptools, plain ASGI, 64 connections", "uvicorn", 64
-    ),
-    ServerRow("tls", "the same over TLS, 32 connections", "uvicorn_tls", 32),
-    ServerRow("aiohttp", "aiohttp server, 64 connections", "aiohttp", 64),
-)
-
-
-@dataclass(frozen=True)
-class Bar:
-    """What pyloop promises about one row, as a ratio against uvloop."""
-
-    key: str
-    limit: float
-    at_least: bool
-
-    def met(self, ratio: float) -> bool:
-        return ratio >= self.limit if self.at_least else ratio <= self.limit
-
-    def __str__(self) -> str:
-        return f"{'>=' if self.at_least else '<='} {self.limit:.2f}x {loops.REFERENCE}"
-
-
-BARS = (
-    Bar("call_soon_one", 3.0, True),
-    Bar("call_later_cancel", 2.0, True),
-    Bar("create_task", 2.0, True),
-    Bar("echo_1k", 1.0, False),
-    Bar("echo_udp", 0.8, False),
-    Bar("uvicorn", 0.95, False),
-)
-
-
-@dataclass
-class Result:
-    """One row measured: each loop's figure of every round, None where it failed."""
-
-    key: str
-    title: str
-    unit: str
-    figures: dict[str, list[float | None]]
-    errors: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def more_is_better(self) -> bool:
-        return self.unit == "ops/s"
-
-    def median(self, loop: str) -> float | None:
-        good = [figure for figure in self.figures[loop] if figure is not None]
-        return statistics.median(good) if good else None
-
-    def best(self, loop: str) -> float:
-        good = [figure for figure in self.figures[loop] if figure is not None]
-        return max(good) if self.more_is_better else min(good, key=abs)
-
-    def ratio(self, loop: str) -> float | None:
-        """The median over the rounds of this loop's figure over the reference's.
-
-        None without both, and for lateness, where a ratio says nothing.
-        """
-        if self.unit == "us late" or loops.REFERENCE not in self.figures:
-            return None
-        pairs = zip(self.figures[loop], self.figures[loops.REFERENCE], strict=True)
-        ratios = [mine / other for mine, other in pairs if mine and other]
-        return statistics.median(ratios) if ratios else None
+MICRO_TIMEOUT = 60
 
 
 # --- measuring -------------------------------------------------------------------
 
 
-class MeasurementFailed(Exception):
-    """A measurement could not be made; the text says why in one line."""
-
-
-def measure_micro(loop: str, key: str, seconds: float) -> float:
+def run_micro(loop: str, key: str, seconds: float, port: int) -> Sample:
+    """A row in a process of its own; *port* is that of its service, or 0."""
     argv = [sys.executable, str(MICRO), loop, key, "--seconds", str(seconds)]
+    start = subprocess.Popen
+    if port:
+        argv += ["--service", str(port)]
+        start = partial(harness.pinned, core=harness.SERVER_CORE)
+    process = start(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=MICRO_TIMEOUT
-        )
+        out, err = process.communicate(timeout=MICRO_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise MeasurementFailed(f"not done within {MICRO_TIMEOUT} s") from None
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
-        raise MeasurementFailed(last[0])
-    return json.loads(done.stdout)["figure"]
+        process.kill()
+        process.communicate()
+        raise LoadError(f"not done within {MICRO_TIMEOUT} s") from None
+    if process.returncode != 0:
+        last = err.strip().splitlines()[-1:] or [f"status {process.returncode}"]
+        raise LoadError(last[0])
+    return json.loads(out)
 
 
-def measure_server(
-    loop: str, server_row: ServerRow, seconds: float, notes: set[str]
-) -> float:
-    try:
-        with harness.running(loop, server_row.kind) as server:
-            if server_row.size:
-                protocol = "udp" if server_row.kind == "datagrams" else "tcp"
-                result = harness.load_echo(
-                    server, protocol, server_row.conns, server_row.size, seconds
-                )
-            else:
-                scheme = "https" if server_row.kind == "uvicorn_tls" else "http"
-                result = harness.load_web(server, server_row.conns, seconds, scheme)
-            log = server.log()
-    except harness.LoadError as exc:
-        raise MeasurementFailed(str(exc)) from None
-    if log:
-        notes.add(
-            f"{server_row.title}: {loop} wrote to stderr: {harness.last_line(log)}"
-        )
-    return result["us"]
-
-
-def count_instructions(loop: str, key: str) -> float:
+def count_instructions(loop: str, key: str) -> Sample:
     """Instructions per operation of a row, under valgrind.
 
     The difference of two runs, so that starting the interpreter does not count.
@@ -202,135 +80,36 @@ def count_instructions(loop: str, key: str) -> float:
         for line in done.stderr.splitlines():
             if "Collected :" in line and done.returncode == 0:
                 return int(line.split()[-1])
-        raise MeasurementFailed(f"valgrind: status {done.returncode}")
+        raise LoadError(f"valgrind: status {done.returncode}")
 
     few, many = 2000, 6000
-    return (collected(many) - collected(few)) / (many - few)
+    return {"figure": (collected(many) - collected(few)) / (many - few)}
 
 
-@contextlib.contextmanager
-def progress() -> Iterator:
-    """A function that shows a text on the terminal's last line; wiped at the end."""
-    shown = sys.stderr.isatty()
-
-    def show(text: str) -> None:
-        if shown:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{text[:width]}", end="", file=sys.stderr, flush=True)
-
-    yield show
-    show("")
+#: (loop, round) -> its sample.  Raises LoadError with one line.
+Measure = Callable[[str, int], Sample]
 
 
-def measure_row(row, names: list[str], rounds: int, measure, show) -> Result:
-    """Measure one row *rounds* times on each loop; *measure* takes a loop's name."""
+def measure_row(
+    row, names: list[str], rounds: int, measure: Measure, progress: Progress
+) -> Result:
+    """Measure one row *rounds* times on each loop that it runs on."""
+    names = [name for name in names if row.runs_on(name)]
     result = Result(row.key, row.title, row.unit, {name: [] for name in names})
     for number in range(rounds):
         # Another loop begins each round, so that each has every neighbour in turn.
-        turn = number % len(names)
+        turn = number % max(len(names), 1)
         for name in names[turn:] + names[:turn]:
-            show(f"{row.title}: round {number + 1} of {rounds}, {name}")
-            figure = None
+            progress.show(f"{row.title}: round {number + 1} of {rounds}, {name}")
+            sample = None
             if name not in result.errors:
                 try:
-                    figure = measure(name)
-                except MeasurementFailed as exc:
+                    sample = measure(name, number)
+                except (LoadError, OSError) as exc:
                     result.errors[name] = str(exc)
-            result.figures[name].append(figure)
+            result.samples[name].append(sample)
+            progress.step()
     return result
-
-
-# --- showing ---------------------------------------------------------------------
-
-
-def number(figure: float) -> str:
-    """A figure in three or four digits, with k or M where it is large."""
-    for unit, size in (("M", 1e6), ("k", 1e3)):
-        if abs(figure) >= size:
-            return f"{digits(figure / size)} {unit}"
-    return digits(figure)
-
-
-def digits(figure: float) -> str:
-    return f"{figure:.3g}" if abs(figure) < 100 else f"{figure:.0f}"
-
-
-def cell(result: Result, loop: str) -> str:
-    median = result.median(loop)
-    if median is None:
-        return "fails"
-    text = f"{number(median)} ({number(result.best(loop))})"
-    ratio = result.ratio(loop)
-    if ratio is not None and loop != loops.REFERENCE:
-        text += f" {ratio:.2f}x"
-    return text
-
-
-def print_table(results: list[Result], names: list[str]) -> None:
-    """The rows in groups of one unit, as a table that is also valid Markdown."""
-    titles = {
-        "ops/s": "operations per second (more is better)",
-        "us late": "microseconds late (less is better; negative is early)",
-        "us CPU": "the server's CPU microseconds per message (less is better)",
-        "instructions": "instructions per operation (less is better)",
-    }
-    for unit, title in titles.items():
-        group = [result for result in results if result.unit == unit]
-        if not group:
-            continue
-        lines = [[title, *names]]
-        lines += [[r.title, *(cell(r, name) for name in names)] for r in group]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(names) + 1)]
-        lines.insert(1, ["-" * width for width in widths])
-        print()
-        for line in lines:
-            cells = [t.ljust(w) for t, w in zip(line, widths, strict=True)]
-            print("| " + " | ".join(cells) + " |")
-    for result in results:
-        for loop, error in result.errors.items():
-            print(f"\n{result.title}: {loop} fails: {error}")
-
-
-def print_bars(results: list[Result]) -> bool:
-    """What pyloop promises, met or not; False if a measured one is not met."""
-    measured = {
-        result.key: result for result in results if result.unit != "instructions"
-    }
-    good = True
-    lines = []
-    for bar in BARS:
-        result = measured.get(bar.key)
-        if result is None or "pyloop" not in result.figures:
-            continue
-        ratio = result.ratio("pyloop")
-        if ratio is None:
-            verdict = (
-                f"not measured ({result.errors.get('pyloop', 'no ' + loops.REFERENCE)})"
-            )
-        else:
-            verdict = f"{'pass' if bar.met(ratio) else 'FAIL'}  {ratio:.2f}x"
-        good = good and ratio is not None and bar.met(ratio)
-        lines.append(f"  {result.title:<50} {str(bar):<18} {verdict}")
-    if lines:
-        print("\nbars of pyloop:")
-        print("\n".join(lines))
-    return good
-
-
-def machine() -> dict[str, str | int]:
-    """What a reader has to know of the machine."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as cpuinfo:
-        for line in cpuinfo:
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    return {
-        "cpu": model,
-        "cores": len(harness.CORES),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-    }
 
 
 # --- the command -----------------------------------------------------------------
@@ -352,12 +131,18 @@ def parse_args() -> argparse.Namespace:
         "--json", type=Path, metavar="FILE", help="write all figures there"
     )
     parser.add_argument(
+        "--plots", type=Path, metavar="FOLDER", help="draw plots there (matplotlib)"
+    )
+    parser.add_argument(
         "--list", action="store_true", help="print the keys of the rows"
     )
     parser.add_argument(
         "--instructions",
         action="store_true",
         help="count instructions with valgrind (in-process rows only)",
+    )
+    parser.add_argument(
+        "--no-strace", action="store_true", help="do not count system calls"
     )
     parser.add_argument(
         "--check", action="store_true", help="exit with status 1 when a bar is not met"
@@ -369,7 +154,7 @@ def chosen_loops(text: str) -> list[str]:
     """The loops of --loops that are installed; says which are not."""
     names = []
     for name in text.split(","):
-        reason = loops.missing(name)
+        reason = None if name == loops.RAW else loops.missing(name)
         if reason is None:
             names.append(name)
         else:
@@ -379,91 +164,106 @@ def chosen_loops(text: str) -> list[str]:
     return names
 
 
-def chosen_rows(only: str) -> tuple[list, list]:
-    """The in-process rows and the server rows whose key has a part of --only."""
+def chosen_rows(only: str) -> list:
+    """The rows whose key has a part of --only; a part with a $ ends the key."""
     parts = only.split(",")
-
-    def chosen(row) -> bool:
-        return any(part in row.key for part in parts)
-
-    micro = [row for row in load_rows().values() if chosen(row)]
-    servers = [row for row in SERVER_ROWS if chosen(row)]
-    if not micro and not servers:
+    known = [*load_rows().values(), *ROWS]
+    rows = [row for row in known if any(part in f"{row.key}$" for part in parts)]
+    if not rows:
         sys.exit(f"no row has {only!r} in its key; --list shows them")
-    return micro, servers
+    return rows
 
 
-def measure_all(
-    args: argparse.Namespace,
-    names: list[str],
-    micro: list,
-    servers: list,
-    notes: set[str],
-) -> list[Result]:
-    """Measure the chosen rows; what else is worth telling goes to *notes*."""
-    rounds = args.rounds or (3 if args.quick else 5)
-    micro_seconds, server_seconds = (0.2, 1) if args.quick else (0.6, 3)
+class Measurements:
+    """The measurements that the command line asks for."""
 
-    def timed(row, loop: str) -> float:
+    def __init__(self, args: argparse.Namespace, names: list[str]) -> None:
+        self.names = names
+        self.notes: set[str] = set()  # what else is worth telling
+        self.instructions = args.instructions
+        self.strace = not (args.no_strace or args.instructions)
+        if self.strace and shutil.which("strace") is None:
+            self.notes.add("left out: system calls: strace is not installed")
+            self.strace = False
+        self.rounds = args.rounds or (3 if args.quick else 5)
+        self.micro_seconds, self.server_seconds = (0.2, 1) if args.quick else (0.6, 3)
+        if args.instructions:
+            self.rounds = 1  # counting is exact enough
+
+    def run(self, rows: list) -> list[Result]:
+        """Measure *rows*; those that can't be measured here are named and left out.
+
+        Interrupted, it returns what it has.
+        """
+        measured: list[Result] = []
+        steps = self.rounds * len(self.names)
+        with Progress(len(rows) * steps) as progress:
+            try:
+                for number, row in enumerate(rows):
+                    progress.begin(number * steps, row.title)
+                    reason = row.missing()
+                    if reason is None:
+                        try:
+                            measured.append(self.row(row, progress))
+                        except LoadError as exc:
+                            reason = str(exc)
+                    if reason is not None:
+                        self.notes.add(f"left out: {row.title}: {reason}")
+            except KeyboardInterrupt:
+                self.notes.add("interrupted: the rows that are not above are missing")
+        return measured
+
+    def row(self, row, progress: Progress) -> Result:
+        service = "" if isinstance(row, ServerRow) else row.service
+        with outside.running(service) as port:
+            measure = partial(self.sample, row, port)
+            return measure_row(row, self.names, self.rounds, measure, progress)
+
+    def sample(self, row, port: int, loop: str, number: int) -> Sample:
+        if self.instructions:
+            return count_instructions(loop, row.key)
         if isinstance(row, ServerRow):
-            return measure_server(loop, row, server_seconds, notes)
-        return measure_micro(loop, row.key, micro_seconds)
-
-    def counted(row, loop: str) -> float:
-        return count_instructions(loop, row.key)
-
-    measure = timed
-    rows = [*micro, *servers]
-    if args.instructions:
-        # Counting is exact enough that one round does.
-        measure, rounds = counted, 1
-        rows = [
-            replace(row, unit="instructions") for row in micro if row.unit == "ops/s"
-        ]
-    with progress() as show:
-        return [
-            measure_row(row, names, rounds, partial(measure, row), show) for row in rows
-        ]
+            # Calls hardly vary from round to round: the first one counts them.
+            count = self.strace and number == 0
+            return row.measure(loop, self.server_seconds, count, self.notes)
+        return run_micro(loop, row.key, self.micro_seconds, port)
 
 
 def main() -> int:
     args = parse_args()
-    micro, servers = chosen_rows(args.only)
+    rows = chosen_rows(args.only)
     if args.list:
-        for row in [*micro, *servers]:
+        for row in rows:
             print(f"{row.key:<22}{row.title}")
         return 0
-    if args.instructions and shutil.which("valgrind") is None:
-        sys.exit("--instructions needs valgrind")
-    names = chosen_loops(args.loops)
-    about = machine()
-    versions = {name: loops.version(name) for name in names}
-    print(
-        f"Python {about['python']}, {about['cpu']}, {about['cores']} cores, "
-        f"{about['system']}; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-    )
-    notes: set[str] = set()
-    results = measure_all(args, names, micro, servers, notes)
-    print_table(results, names)
-    for note in sorted(notes):
-        print(f"\n{note}")
-    good = print_bars(results)
-    if args.json:
+    if args.instructions:
+        if shutil.which("valgrind") is None:
+            sys.exit("--instructions needs valgrind")
         rows = [
-            {
-                "key": r.key,
-                "title": r.title,
-                "unit": r.unit,
-                "figures": r.figures,
-                "errors": r.errors,
-            }
-            for r in results
+            replace(row, unit="instructions")
+            for row in rows
+            if row.unit == "ops/s" and not row.service
         ]
-        args.json.write_text(
-            json.dumps({"machine": about, "loops": versions, "rows": rows}, indent=1)
-            + "\n"
-        )
+    names = chosen_loops(args.loops)
+    run = Run(
+        results.machine(),
+        {name: loops.version(name) for name in names if name != loops.RAW},
+        [],
+    )
+    print(results.describe(run.machine, run.loops))
+    measurements = Measurements(args, names)
+    run.results = measurements.run(rows)
+    results.print_table(run.results, names)
+    for note in sorted(measurements.notes):
+        print(f"\n{note}")
+    good = bars.print_bars(run.results)
+    if args.json:
+        run.write(args.json)
+    if args.plots:
+        try:
+            plots.draw(run, args.plots)
+        except plots.Missing as exc:
+            print(exc, file=sys.stderr)
     return 0 if good or not args.check else 1
 
 

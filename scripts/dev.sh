@@ -196,10 +196,13 @@ demo)
     PYTHONPATH=$root exec "$venv_python" "$root/examples/crawler/demo.py" "$@"
     ;;
 bench)
-    prepare test dev
+    prepare test
     want_wrk
+    want_wheels "$root/benchmarks/requirements.txt"
     build_in "$root"
-    PYTHONPATH=$root exec "$venv_python" "$root/benchmarks/compare.py" "$@"
+    results=$root/benchmarks/results
+    PYTHONPATH=$root exec "$venv_python" "$root/benchmarks/compare.py" \
+        --json "$results/$python_version.json" --plots "$results/$python_version" "$@"
     ;;
 oom | leaks | fault)
     prepare test

@@ -216,6 +216,20 @@ need_venv() {
     done
 }
 
+# Installs what the file $1 names, a line each, as far as there are wheels: what has none
+# is named. Tried once for each version of that file.
+want_wheels() {
+    wanted=$(cksum <"$1")
+    [ "$(cat "$venv/wheels" 2>/dev/null)" = "$wanted" ] && return 0
+    grep -v '^#' "$1" | while read -r requirement; do
+        say "installing $requirement"
+        "$venv_python" -m pip install --quiet --disable-pip-version-check \
+            --only-binary :all: "$requirement" >"$venv/wheel.log" 2>&1 </dev/null ||
+            say "left out: ${requirement%%;*}: no wheel for Python $python_version"
+    done
+    printf '%s\n' "$wanted" >"$venv/wheels"
+}
+
 pip_install() {
     "$venv_python" -m pip install --quiet --disable-pip-version-check \
         --no-warn-script-location "$@" </dev/null || die "pip install failed: $*"

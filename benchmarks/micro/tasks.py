@@ -9,7 +9,7 @@ from micro.registry import row
 TASKS = 100
 
 
-@row("sleep0_one", "sleep(0) in one task")
+@row("sleep0_one", "sleep(0) in one task", accelerates=True)
 def sleep0_one(loop: asyncio.AbstractEventLoop, n: int) -> int:
     async def main() -> None:
         for _ in range(n):
@@ -19,7 +19,7 @@ def sleep0_one(loop: asyncio.AbstractEventLoop, n: int) -> int:
     return n
 
 
-@row("sleep0_100", "sleep(0) in 100 tasks")
+@row("sleep0_100", "sleep(0) in 100 tasks", accelerates=True)
 def sleep0_100(loop: asyncio.AbstractEventLoop, n: int) -> int:
     each = -(-n // TASKS)
 
@@ -47,7 +47,7 @@ def create_task(loop: asyncio.AbstractEventLoop, n: int) -> int:
     return n
 
 
-@row("wait_for", "wait_for(sleep(0), 10)")
+@row("wait_for", "wait_for(sleep(0), 10)", accelerates=True)
 def wait_for(loop: asyncio.AbstractEventLoop, n: int) -> int:
     async def main() -> None:
         for _ in range(n):
@@ -57,7 +57,7 @@ def wait_for(loop: asyncio.AbstractEventLoop, n: int) -> int:
     return n
 
 
-@row("queue", "Queue(1), producer and consumer")
+@row("queue", "Queue(1), producer and consumer", accelerates=True)
 def queue(loop: asyncio.AbstractEventLoop, n: int) -> int:
     async def main() -> None:
         channel: asyncio.Queue[int] = asyncio.Queue(1)

@@ -18,7 +18,33 @@ def call_later_cancel(loop: asyncio.AbstractEventLoop, n: int) -> int:
     return in_batches(loop, n, batch)
 
 
-@row("gather_sleep", "gather of 1000 sleep(0.001)", waits=True)
+def add_outstanding_row(count: int) -> None:
+    """A timer that is armed and cancelled while *count* others wait."""
+
+    def prepare(loop: asyncio.AbstractEventLoop) -> None:
+        # Spread, and in an order that is no order, as time-outs of real programs are.
+        for number in range(count):
+            loop.call_later(3600 + number * 7919 % count / 100, noop)
+
+    @row(
+        f"timers_{count}",
+        f"call_later then cancel, {count:,} timers outstanding",
+        prepare=prepare,
+    )
+    def outstanding(loop: asyncio.AbstractEventLoop, n: int) -> int:
+        def batch() -> None:
+            call_later = loop.call_later
+            for number in range(BATCH):
+                call_later(3600 + number * 7, noop).cancel()
+
+        return in_batches(loop, n, batch)
+
+
+for _count in (1000, 10_000, 100_000, 1_000_000):
+    add_outstanding_row(_count)
+
+
+@row("gather_sleep", "gather of 1000 sleep(0.001)", waits=True, accelerates=True)
 def gather_sleep(loop: asyncio.AbstractEventLoop, n: int) -> int:
     rounds = -(-n // BATCH)
 

@@ -21,16 +21,21 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import loops  # noqa: E402
 
-from servers import echo, web  # noqa: E402
+from servers import echo, files, web  # noqa: E402
 
 KINDS = {
     "protocol": echo.serve_protocol,
+    "protocol_busy": echo.serve_protocol_busy,
     "streams": echo.serve_streams,
     "sock": echo.serve_sock,
     "datagrams": echo.serve_datagrams,
     "uvicorn": web.serve_uvicorn,
     "uvicorn_tls": web.serve_uvicorn_tls,
+    "uvicorn_fastapi": web.serve_fastapi,
     "aiohttp": web.serve_aiohttp,
+    "websockets": web.serve_websockets,
+    "sendfile": files.serve_sendfile,
+    "read_write": files.serve_read_write,
 }
 
 

@@ -15,7 +15,7 @@ def make(folder: Path) -> tuple[str, str]:
 
     Raises FileNotFoundError without the openssl command.
     """
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    certificate, key = folder / "server.pem", folder / "server-key.pem"
     if fresh(certificate) and key.exists():
         return str(certificate), str(key)
     openssl = shutil.which("openssl")
@@ -24,6 +24,8 @@ def make(folder: Path) -> tuple[str, str]:
     argv = [openssl, "req", "-x509", "-nodes", "-days", str(DAYS)]
     argv += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
     argv += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    # Not every TLS library takes a server's certificate that may sign others.
+    argv += ["-addext", "basicConstraints=critical,CA:FALSE"]
     argv += ["-out", str(certificate), "-keyout", str(key)]
     subprocess.run(argv, check=True, capture_output=True)
     return str(certificate), str(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable
 
 #: For the sock_* server: what one sock_recv asks for, in bytes.
@@ -48,6 +49,18 @@ async def serve_protocol(ready: Ready) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(EchoProtocol, "127.0.0.1", 0, backlog=1024)
     await until_cancelled(server, ready)
+
+
+async def serve_protocol_busy(ready: Ready) -> None:
+    """The same, beside a thread that never stops computing in Python."""
+
+    def compute() -> None:
+        number = 0
+        while True:
+            number = (number * 31 + 7) & 0xFFFF
+
+    threading.Thread(target=compute, daemon=True).start()
+    await serve_protocol(ready)
 
 
 async def serve_streams(ready: Ready) -> None:

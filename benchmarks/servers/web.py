@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from servers import certificate, harness
+from servers import certificate, programs
 from servers.echo import Ready
 
 BODY = b"Hello, world!\n"
@@ -26,7 +26,7 @@ async def asgi_app(scope, receive, send) -> None:
     await send({"type": "http.response.body", "body": BODY})
 
 
-async def serve_uvicorn(ready: Ready, **tls: str) -> None:
+async def serve_uvicorn(ready: Ready, app=asgi_app, **tls: str) -> None:
     """uvicorn with httptools, until SIGTERM, which uvicorn handles itself."""
     import uvicorn
 
@@ -36,7 +36,7 @@ async def serve_uvicorn(ready: Ready, **tls: str) -> None:
             ready(self.servers[0].sockets[0].getsockname()[1])
 
     config = uvicorn.Config(
-        asgi_app,
+        app,
         host="127.0.0.1",
         port=0,
         http="httptools",
@@ -50,8 +50,21 @@ async def serve_uvicorn(ready: Ready, **tls: str) -> None:
 
 async def serve_uvicorn_tls(ready: Ready) -> None:
     """The same over TLS."""
-    chain, key = certificate.make(harness.cache_folder())
+    chain, key = certificate.make(programs.cache_folder())
     await serve_uvicorn(ready, ssl_certfile=chain, ssl_keyfile=key)
+
+
+async def serve_fastapi(ready: Ready) -> None:
+    """FastAPI under uvicorn: a path function that returns a dictionary."""
+    from fastapi import FastAPI
+
+    app = FastAPI()
+
+    @app.get("/")
+    async def hello() -> dict[str, str]:
+        return {"message": "Hello, world!"}
+
+    await serve_uvicorn(ready, app)
 
 
 async def serve_aiohttp(ready: Ready) -> None:
@@ -71,3 +84,20 @@ async def serve_aiohttp(ready: Ready) -> None:
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()
+
+
+async def serve_websockets(ready: Ready) -> None:
+    """Echo messages of WebSockets with the websockets package; ends when cancelled."""
+    from websockets.asyncio.server import ServerConnection, serve
+    from websockets.exceptions import ConnectionClosed
+
+    async def echo(connection: ServerConnection) -> None:
+        try:
+            async for message in connection:
+                await connection.send(message)
+        except ConnectionClosed:
+            pass  # the load leaves without a closing frame
+
+    async with serve(echo, "127.0.0.1", 0, backlog=1024, compression=None) as server:
+        ready(server.sockets[0].getsockname()[1])
+        await asyncio.Event().wait()
