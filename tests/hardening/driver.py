@@ -156,6 +156,8 @@ class Tally:
                 print(name, result, flush=True)
             for fault in result["faults"]:
                 self._found(name, f"{result['n']} {result.get('owner', '')}", fault)
+            for line in result.get("stack", []):
+                print("   ", line, flush=True)
 
     def died(self, name, case, why):
         with self.lock:

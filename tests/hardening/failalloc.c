@@ -30,6 +30,7 @@ void failalloc_add_range(uintptr_t low, uintptr_t high);
 void failalloc_set_core(uintptr_t low, uintptr_t high);
 void failalloc_add_python(uintptr_t low, uintptr_t high);
 void failalloc_use_this_thread(void);
+void failalloc_write_stack(int fd);
 
 enum {
     COUNTDOWN, /* the allocation that fails, 1 being the next; 0: none */
@@ -39,11 +40,15 @@ enum {
     TRACE,     /* not 0: write the stack of each failure to stderr */
     OWNER,     /* who asked for the one that countdown reached: OWNER_* */
     EVERYBODY, /* not 0: it fails whoever asked; else only if the core did */
+    OF_TASK,   /* how many failed in what asyncio's C tasks and futures asked of the core */
 };
 
 enum { OWNER_NOBODY, OWNER_CORE, OWNER_MODULE, OWNER_PYTHON, STACK_MAX = 64 };
 
-long failalloc_control[EVERYBODY + 1];
+long failalloc_control[OF_TASK + 1];
+
+static void *stack[STACK_MAX]; /* of what failed last */
+static int stack_size;
 
 enum { RANGES_MAX = 256 };
 
@@ -129,14 +134,40 @@ owner_of(void *const *frames, int count)
     return OWNER_NOBODY;
 }
 
-static void
-look_at_stack(void)
+/* Whether the core was called by the C code of asyncio's tasks and futures. */
+static int
+is_of_task(void *const *frames, int count)
 {
-    void *frames[STACK_MAX];
-    long countdown = failalloc_control[COUNTDOWN];
-    failalloc_control[COUNTDOWN] = 0; /* backtrace() may allocate */
-    int count = backtrace(frames, STACK_MAX);
-    failalloc_control[OWNER] = owner_of(frames, count);
+    Dl_info info;
+    int within = 0;
+    for (int i = 0; i < count; i++) {
+        uintptr_t address = (uintptr_t)frames[i];
+        if (address >= core_low && address < core_high) {
+            within = 1;
+        }
+        else if (within && dladdr(frames[i], &info) != 0 && info.dli_fname != NULL) {
+            if (strstr(info.dli_fname, "/_asyncio.cpython-") != NULL) {
+                return 1;
+            }
+            if (owner_of(frames + i, 1) != OWNER_NOBODY) {
+                return 0;
+            }
+        }
+    }
+    return 0;
+}
+
+void
+failalloc_write_stack(int fd)
+{
+    backtrace_symbols_fd(stack + 2, stack_size > 2 ? stack_size - 2 : 0, fd);
+}
+
+/* Whose allocation the stack is of, the first of a burst; whether it fails. */
+static int
+owner_fails(void)
+{
+    failalloc_control[OWNER] = owner_of(stack, stack_size);
     /* For the driver, should this crash. */
     static const char *const lines[] = {
         "{\"owner\": \"nobody\"}\n", "{\"owner\": \"core\"}\n",
@@ -144,12 +175,9 @@ look_at_stack(void)
     if (failalloc_control[OWNER] == OWNER_CORE || failalloc_control[EVERYBODY]) {
         const char *line = lines[failalloc_control[OWNER]];
         (void)!write(STDOUT_FILENO, line, strlen(line));
+        return 1;
     }
-    if (failalloc_control[TRACE]) {
-        backtrace_symbols_fd(frames + 2, count - 2, STDERR_FILENO);
-        (void)!write(STDERR_FILENO, "\n", 1);
-    }
-    failalloc_control[COUNTDOWN] = countdown;
+    return 0;
 }
 
 static int
@@ -175,17 +203,20 @@ fails(void *caller)
         failalloc_control[COUNTDOWN]--;
         return 0;
     }
-    if (failalloc_control[FIRED] == 0) {
-        look_at_stack();
-        if (failalloc_control[OWNER] != OWNER_CORE && !failalloc_control[EVERYBODY]) {
-            failalloc_control[COUNTDOWN] = 0;
-            return 0;
-        }
+    long burst = failalloc_control[BURST];
+    failalloc_control[COUNTDOWN] = 0; /* backtrace() may allocate */
+    stack_size = backtrace(stack, STACK_MAX);
+    if (failalloc_control[FIRED] == 0 && !owner_fails()) {
+        return 0;
     }
+    if (failalloc_control[TRACE]) {
+        failalloc_write_stack(STDERR_FILENO);
+        (void)!write(STDERR_FILENO, "\n", 1);
+    }
+    failalloc_control[OF_TASK] += is_of_task(stack, stack_size);
     failalloc_control[FIRED]++;
-    if (--failalloc_control[BURST] <= 0) {
-        failalloc_control[COUNTDOWN] = 0;
-    }
+    failalloc_control[BURST] = burst - 1;
+    failalloc_control[COUNTDOWN] = burst > 1;
     return 1;
 }
 

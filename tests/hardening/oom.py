@@ -23,6 +23,7 @@ import gc
 import json
 import os
 import sys
+import tempfile
 
 import driver
 import scenarios
@@ -30,7 +31,7 @@ import shims
 import support
 from world import Hooks, World, descriptors, exception_names
 
-COUNTDOWN, BURST, FIRED, LIVE, TRACE, OWNER, EVERYBODY = range(7)
+COUNTDOWN, BURST, FIRED, LIVE, TRACE, OWNER, EVERYBODY, OF_TASK = range(8)
 OWNERS = ("nobody", "core", "module", "python")
 
 #: Runs of a scenario before allocations fail: caches fill, code is specialised.
@@ -61,12 +62,13 @@ class FailingAllocations(Hooks):
         for low, high in shims.code_of_evaluation():
             library.failalloc_add_python(ctypes.c_size_t(low), ctypes.c_size_t(high))
         self.unused = 0
-        self.control = shims.control("failalloc_control", EVERYBODY + 1)
+        self.control = shims.control("failalloc_control", OF_TASK + 1)
         self.number = 0
         self.burst = 1
 
     def arm(self, world):
-        self.control[FIRED] = self.control[OWNER] = 0
+        for place in (FIRED, OWNER, OF_TASK):
+            self.control[place] = 0
         self.control[BURST] = self.burst
         self.control[COUNTDOWN] = self.number
 
@@ -76,6 +78,16 @@ class FailingAllocations(Hooks):
 
     def pretend_fork(self):
         shims.pretend_fork()
+
+    def lost_a_step(self):
+        return self.control[OF_TASK] > 0
+
+    def stack(self):
+        """Where the allocation that failed last was asked for, the innermost first."""
+        with tempfile.TemporaryFile() as file:
+            ctypes.CDLL(None).failalloc_write_stack(file.fileno())
+            file.seek(0)
+            return file.read().decode(errors="replace").splitlines()
 
 
 class Runner:
@@ -168,7 +180,8 @@ class Runner:
                     for what, n in self.confirmed_growth(number).items()
                 ]
             if fired or faults:
-                driver.say(**json.loads(result), faults=faults)
+                stack = self.hooks.stack() if faults else []
+                driver.say(**json.loads(result), faults=faults, stack=stack)
             number += 1
         driver.say(end=True)
 
