@@ -40,7 +40,7 @@ enum {
     TRACE,     /* not 0: write the stack of each failure to stderr */
     OWNER,     /* who asked for the one that countdown reached: OWNER_* */
     EVERYBODY, /* not 0: it fails whoever asked; else only if the core did */
-    OF_TASK,   /* how many failed in what asyncio's C tasks and futures asked of the core */
+    OF_TASK, /* how many failed in what asyncio's C tasks and futures asked of the core */
 };
 
 enum { OWNER_NOBODY, OWNER_CORE, OWNER_MODULE, OWNER_PYTHON, STACK_MAX = 64 };

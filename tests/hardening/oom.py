@@ -46,6 +46,11 @@ WINDOWS = (30, 30, 400)
 #: one gets that would be a finding then: the machine may have been busy.
 SHORT, LONG = 0.15, 5.0
 
+#: Before 3.11, CPython does not take a MemoryError that dies from the collector before
+#: it lets go of its traceback. A collection that this leads to, as by the warning of a
+#: coroutine that was never awaited, finds an object without references, and crashes.
+SURVIVES_COLLECTIONS = sys.version_info >= (3, 11)
+
 
 class FailingAllocations(Hooks):
     """Armed, allocation `number` fails, and burst - 1 behind it."""
@@ -247,6 +252,8 @@ def main():
         names = [name for name in names if name not in unfit]
     if options.child:
         faulthandler.enable()
+        if not SURVIVES_COLLECTIONS:
+            gc.disable()
         runner = Runner(names[0], options.loop, options.burst)
         runner.hooks.control[EVERYBODY] = options.everybody
         if options.only:  # to look at one: where it failed

@@ -9,7 +9,6 @@ garbage collection in every callback, or nothing. `finish` ends it without fault
 import asyncio
 import contextlib
 import gc
-import inspect
 import logging
 import os
 import socket
@@ -41,9 +40,9 @@ class Hooks:
         """From here on, the loops are in a child of the process that made them."""
 
     def lost_a_step(self):
-        """Whether what failed was a call that a C task or future of asyncio made of the
-        loop. It does not make it again, and the task never runs any more, not even to be
-        cancelled, on whichever loop."""
+        """Whether what failed was a call of the loop by a C task or future of asyncio.
+        It does not call again, whatever the loop, and the task never runs any more, not
+        even to be cancelled."""
         return False
 
     def wrap(self, callback):
@@ -211,13 +210,6 @@ class World:
         except RuntimeError:
             self.check_gave_up()
             raise
-        except MemoryError:
-            # Before 3.12, CPython crashes as a MemoryError is dropped whose traceback
-            # has a coroutine that was never awaited.
-            if inspect.iscoroutine(awaitable):
-                if inspect.getcoroutinestate(awaitable) == inspect.CORO_CREATED:
-                    awaitable.close()
-            raise
 
     def run_once(self):
         loop = self.loop
@@ -282,15 +274,12 @@ class World:
         loop.close()
 
     def _is_lost(self, loop, tasks):
-        """Whether asyncio lost a step, and with it one of the tasks: there is nothing
-        that it waits for, nor is anything to be run. Others may wait for that one."""
+        """Whether asyncio lost a step, and with it a task: what that one waits for is
+        done, but nothing is to be run. Others may wait for it."""
         return (
             self.hooks.lost_a_step()
             and not loop._ready
-            and any(
-                not task.done() and (task._fut_waiter is None or task._fut_waiter.done())
-                for task in tasks
-            )
+            and any(not task.done() and has_come(task._fut_waiter) for task in tasks)
         )
 
     def _end_children_and_threads(self, loop):
@@ -314,6 +303,15 @@ class World:
                 thread.join(5)
         if loop._default_executor is not None:
             loop.run_until_complete(loop.shutdown_default_executor())
+
+
+def has_come(future):
+    """Whether a future, or all that one of asyncio.gather()'s waits for, is done."""
+    return (
+        future is None
+        or future.done()
+        or all(child.done() for child in getattr(future, "_children", [future]))
+    )
 
 
 async def until(condition):
