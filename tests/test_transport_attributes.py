@@ -13,11 +13,14 @@ from pipekit import reading, writing
 from streamkit import (
     Recorder,
     connected,
+    has_ipv6,
     listening,
+    loopback,
     on_loop,
     oracle_bug,
     pattern,
     settle,
+    until,
 )
 
 STREAM = {asyncio.Transport, asyncio.ReadTransport, asyncio.WriteTransport}
@@ -185,3 +188,46 @@ async def test_debug_mode_logs_new_connections(loop, kind, caplog, tmp_path):
         await settle(loop)
     server.close()
     await server.wait_closed()
+
+
+# --- addresses, which the kernel forgets when a descriptor closes ---------------------
+
+
+@pytest.mark.parametrize("asked", ["before and after", "after"])
+@pytest.mark.parametrize("name", ["AF_INET", "AF_INET6", "AF_UNIX"])
+@on_loop
+async def test_addresses_of_a_closed_transport(loop, tmp_path, name, asked):
+    family = getattr(socket, name)
+    if family == socket.AF_INET6 and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    accepted = []
+    with socket.socket(family) as listener:
+        is_unix = family == socket.AF_UNIX
+        listener.bind(str(tmp_path / "s") if is_unix else (loopback(family), 0))
+        listener.listen()
+        create = loop.create_unix_server if is_unix else loop.create_server
+        server = await create(
+            lambda: accepted.append(Recorder()) or accepted[0], sock=listener
+        )
+        with socket.socket(family) as sock:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, listener.getsockname())
+            names = (sock.getsockname(), sock.getpeername())
+            transport, protocol = await loop.create_connection(Recorder, sock=sock)
+            await until(lambda: accepted, "the connection")
+            peer = accepted[0].transport
+            if asked == "before and after":
+                assert addresses(transport) == names
+                assert addresses(peer) == names[::-1]
+            for closed, recorder in [(transport, protocol), (peer, accepted[0])]:
+                closed.abort()
+                await recorder.lost
+            await settle(loop)
+            assert addresses(transport) == names
+            assert addresses(peer) == names[::-1]
+        server.close()
+        await server.wait_closed()
+
+
+def addresses(transport):
+    return tuple(map(transport.get_extra_info, ("sockname", "peername")))

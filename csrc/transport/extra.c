@@ -40,40 +40,44 @@ extra_ask_socket(StreamObject *self, PyObject *method)
     return address;
 }
 
-static PyObject *
-extra_sockname(StreamObject *self)
+/* What the kernel says, or the peer's address that accept() said. */
+static void
+extra_ask_kernel(const StreamObject *self, bool peer, StreamAddress *address)
 {
-    struct sockaddr_storage address;
-    socklen_t length = sizeof(address);
-    memset(&address, 0, sizeof(address));
-    if (!sockaddr_knows(self->kind.family)) {
-        return extra_ask_socket(self, self->loop->state->str_getsockname);
+    memset(address, 0, sizeof(*address));
+    if (peer && self->peer.sin6_family != 0) {
+        memcpy(&address->storage, &self->peer, sizeof(self->peer));
+        address->length = self->kind.family == AF_INET
+                              ? (socklen_t)sizeof(struct sockaddr_in)
+                              : (socklen_t)sizeof(struct sockaddr_in6);
+        address->known = true;
+        return;
     }
-    if (getsockname(self->fd, (struct sockaddr *)&address, &length) < 0) {
-        return Py_NewRef(Py_None);
-    }
-    return sockaddr_to_python(&address, length);
+    struct sockaddr *place = (struct sockaddr *)&address->storage;
+    address->length = sizeof(address->storage);
+    address->known = (peer ? getpeername(self->fd, place, &address->length)
+                           : getsockname(self->fd, place, &address->length)) == 0;
 }
 
+/* The peer's address or our own; new reference. */
 static PyObject *
-extra_peername(StreamObject *self)
+extra_address(StreamObject *self, bool peer)
 {
-    struct sockaddr_storage address;
-    socklen_t length = sizeof(address);
-    memset(&address, 0, sizeof(address));
+    PyloopState *state = self->loop->state;
     if (!sockaddr_knows(self->kind.family)) {
-        return extra_ask_socket(self, self->loop->state->str_getpeername);
+        return extra_ask_socket(self,
+                                peer ? state->str_getpeername : state->str_getsockname);
     }
-    if (self->peer.sin6_family != 0) {
-        memcpy(&address, &self->peer, sizeof(self->peer));
-        length = self->kind.family == AF_INET ? (socklen_t)sizeof(struct sockaddr_in)
-                                              : (socklen_t)sizeof(struct sockaddr_in6);
-        return sockaddr_to_python(&address, length);
+    StreamAddress asked;
+    const StreamAddress *address = &asked;
+    if (self->names != NULL) {
+        address = &self->names[peer];
     }
-    if (getpeername(self->fd, (struct sockaddr *)&address, &length) < 0) {
-        return Py_NewRef(Py_None);
+    else {
+        extra_ask_kernel(self, peer, &asked);
     }
-    return sockaddr_to_python(&address, length);
+    return address->known ? sockaddr_to_python(&address->storage, address->length)
+                          : Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -92,10 +96,11 @@ extra_make(StreamObject *self, PyObject *name)
     if (name == state->str_socket) {
         return extra_transport_socket(self);
     }
-    if (self->phase == STREAM_CLOSED || !stream_owns_fd(self)) {
+    if (self->names == NULL &&
+        (self->phase == STREAM_CLOSED || !stream_owns_fd(self))) {
         return Py_NewRef(Py_None); /* nobody can say any more */
     }
-    return name == state->str_sockname ? extra_sockname(self) : extra_peername(self);
+    return extra_address(self, name == state->str_peername);
 }
 
 /* The interned name that a user's str is equal to, or NULL. */
@@ -154,12 +159,13 @@ stream_extra_all(StreamObject *self)
     return self->extra;
 }
 
-void
-stream_extra_keep(StreamObject *self)
+/* Of an address family whose addresses only Python knows. */
+static void
+extra_keep_python(StreamObject *self)
 {
     PyloopState *state = self->loop->state;
     PyObject *names[2] = {state->str_sockname, state->str_peername};
-    for (size_t i = 0; self->ops->is_socket && i < Py_ARRAY_LENGTH(names); i++) {
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         /* No names any more: the interpreter is shutting down. */
         PyObject *value = names[i] != NULL ? stream_extra_get(self, names[i]) : NULL;
         if (value == NULL && PyErr_Occurred()) {
@@ -167,4 +173,25 @@ stream_extra_keep(StreamObject *self)
         }
         Py_XDECREF(value);
     }
+}
+
+void
+stream_extra_keep(StreamObject *self)
+{
+    if (!self->ops->is_socket || self->names != NULL || !stream_owns_fd(self)) {
+        return;
+    }
+    if (!sockaddr_knows(self->kind.family)) {
+        extra_keep_python(self);
+        return;
+    }
+    StreamAddress *names = PyMem_RawMalloc(2 * sizeof(*names));
+    if (names == NULL) {
+        PyErr_NoMemory();
+        PyErr_WriteUnraisable((PyObject *)self);
+        return;
+    }
+    extra_ask_kernel(self, false, &names[0]);
+    extra_ask_kernel(self, true, &names[1]);
+    self->names = names;
 }

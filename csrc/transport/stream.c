@@ -673,6 +673,7 @@ stream_dealloc(PyObject *op)
     if (loop != NULL) {
         RACY_ADD(loop->state->live_transports, -1);
     }
+    PyMem_RawFree(self->names);
     MEMORY_ENDS(op);
     tp->tp_free(op);
     Py_DECREF(tp);

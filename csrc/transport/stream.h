@@ -37,6 +37,12 @@ typedef struct {
     size_t offset;   /* what precedes was sent */
 } WriteItem;
 
+typedef struct {
+    struct sockaddr_storage storage;
+    socklen_t length;
+    bool known; /* else the kernel gives none: it is not connected, or has no name */
+} StreamAddress;
+
 typedef struct StreamObject StreamObject;
 
 /* One constant table per type. */
@@ -87,6 +93,8 @@ struct StreamObject {
     size_t
         max_size; /* what one event reads at most; but never more than SCRATCH_SIZE */
     struct sockaddr_in6 peer; /* accept's address of an IP peer; family 0: none */
+    StreamAddress *names; /* extra.c, PyMem_RawMalloc: our own and the peer's, as they
+                               * were when the descriptor closed; or NULL */
 
     /* write.c */
     WriteItem *queue; /* PyMem_RawMalloc; a ring of queue_capacity, or NULL */
