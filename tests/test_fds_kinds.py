@@ -10,6 +10,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -194,6 +195,31 @@ def test_the_original_closed_unremoved_while_a_duplicate_is_open(loop, pair):
     os.environ.get("PYLOOP_POLLER") == "uv_poll",
     reason="libuv cannot get rid of a descriptor that was closed before its removal",
 )
+def test_the_original_closed_unremoved_and_no_descriptor_left(loop, pair):
+    """The loop goes on, although it cannot have another epoll descriptor."""
+    left, right = pair
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with left.dup():
+        number = left.fileno()
+        loop.add_reader(left, pytest.fail)
+        run_once(loop)
+        left.close()
+        loop.remove_reader(number)
+        right.send(b"x")
+        lowest_free = os.dup(right.fileno())
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+        try:
+            support.spin(loop)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        support.run(loop, asyncio.sleep(0.01))
+
+
+@pytest.mark.skipif(
+    os.environ.get("PYLOOP_POLLER") == "uv_poll",
+    reason="libuv cannot get rid of a descriptor that was closed before its removal",
+)
 def test_a_number_taken_over_before_the_next_event(loop, pair):
     """What still waits for the number goes on: the old file's events are not its."""
     left, right = pair
@@ -216,6 +242,37 @@ def test_a_number_taken_over_before_the_next_event(loop, pair):
         os.dup2(other.fileno(), left.fileno())
         support.run(loop, sending)
         assert sent + len(far.recv(100_000)) == 50_000
+
+
+@pytest.mark.limit(30)
+def test_a_file_that_another_thread_asks_for_while_the_loop_waits(
+    new_loop, monkeypatch, tmp_path
+):
+    """What cannot be watched is refused at once, or told to the exception handler."""
+    monkeypatch.setenv("PYLOOP_POLLER", "uv_poll")  # which can only open it later
+    loop = new_loop()
+    main_thread = threading.get_native_id()
+    errors, contexts = [], []
+    loop.set_exception_handler(lambda loop, context: contexts.append(context))
+
+    def ask():
+        support.wait_until_asleep(main_thread)
+        try:
+            loop.add_reader(file, int)
+        except OSError as exc:
+            errors.append(exc)
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=ask)
+    with open(tmp_path / "file", "w+") as file:
+        thread.start()
+        loop.run_forever()
+        thread.join()
+        run_once(loop)
+        errors += [context["exception"] for context in contexts]
+        assert [type(exc) for exc in errors] == [PermissionError]
+        assert all(context["handle"]._callback is int for context in contexts)
+        loop.remove_reader(file)
 
 
 def test_two_numbers_of_one_open_file(loop, pair):

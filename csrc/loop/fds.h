@@ -56,6 +56,8 @@ typedef struct {
     bool orphans;          /* events of a registration that is not ours any more came */
     /* fds_uvpoll.c */
     struct FdUvPoller *uv_poller;
+    bool
+        refused; /* what arm() took was refused later: report_refused is to be called */
 } FdTable;
 
 /* What no errno of the kernel's says: an allocation of our own failed. */
@@ -76,6 +78,9 @@ struct FdPoller {
      * given up if that is not 0; hands every event to fds_record. 0, or -1 with an
      * exception. */
     int (*poll)(LoopObject *loop, double seconds);
+    /* Tells the exception handler of what arm() took and the kernel did not. NULL: it
+     * never sets FdTable.refused. 0, or -1 with an exception that leaves run. */
+    int (*report_refused)(LoopObject *loop);
 };
 
 extern const FdPoller fds_epoll_poller;

@@ -132,9 +132,8 @@ epoll_add_all(LoopObject *loop, FdTable *table)
     return err;
 }
 
-/* Events came for a registration that is not ours any more: its number was closed while a
- * duplicate keeps the file open, so that it cannot be removed. Start from a new epoll. If
- * none can be had the old one stays, and the next poll tries again. */
+/* A new epoll descriptor in the place of the old one, which stays if none can be had. 0,
+ * or an errno. */
 static int
 epoll_rebuild(LoopObject *loop)
 {
@@ -142,14 +141,14 @@ epoll_rebuild(LoopObject *loop)
     int old = table->epfd;
     int fresh = epoll_create1(EPOLL_CLOEXEC);
     if (fresh < 0) {
-        return errors_raise_errno(errno);
+        return errno;
     }
     table->epfd = fresh;
     int err = epoll_add_all(loop, table);
     if (err != 0) {
         table->epfd = old;
         (void)close(fresh);
-        return errors_raise_errno(err);
+        return err;
     }
     (void)close(old);
     table->orphans = false;
@@ -237,7 +236,14 @@ epoll_poll(LoopObject *loop, double seconds)
                        epoll_mask_of(events[i].events));
         }
     }
-    return table->orphans ? epoll_rebuild(loop) : 0;
+    if (table->orphans) {
+        /* Events came for a registration that is not ours any more: its number was closed
+         * while a duplicate keeps the file open, so that it cannot be removed. Where there
+         * is no descriptor for another epoll, the next poll tries again: until then the
+         * loop does not sleep, as asyncio's does not, but it goes on. */
+        (void)epoll_rebuild(loop);
+    }
+    return 0;
 }
 
 static int
@@ -285,7 +291,8 @@ epoll_after_fork(LoopObject *loop)
     table->timer_deadline = INFINITY;
     (void)uv_run(&loop->uv,
                  UV_RUN_NOWAIT); /* registers the new waker, as in epoll_init */
-    return epoll_rebuild(loop);
+    int err = epoll_rebuild(loop);
+    return err != 0 ? errors_raise_errno(err) : 0;
 }
 
 static void

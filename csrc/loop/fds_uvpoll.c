@@ -22,6 +22,8 @@
  *               only by uvpoll_start_changed, right before a uv_run with the GIL.
  * Invariant V3: a retired watch is in no entry. Its handle is closing, or it is noted as
  *               changed because its retirement is deferred.
+ * Invariant V4: a refused watch is in no entry, nor noted as changed. It is retired as
+ *               its error is reported; libuv does not watch it.
  * F3 here: a new watch has a new generation. One that is started anew keeps its own:
  *          no event is held back across uv_run, so none is older than the start.
  *
@@ -32,11 +34,12 @@
 #include "loop/fds.h"
 
 #include "base/errors.h"
-#include "loop/loop.h"
+#include "loop/handle.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
@@ -58,12 +61,13 @@ struct FdUvWatch {
     uint32_t generation;
 
     /* Written with the GIL, never inside uv_run. */
+    int error;      /* of a refused one: an errno */
     uint8_t wanted; /* FD_*: what arm() asked for last */
     uint8_t active; /* FD_*: what libuv watches; 0 after an error stopped it */
     bool renew;     /* start it even if active == wanted: it may be another file */
     bool opened;    /* false: created while the loop was detached */
     bool retired;   /* V3 */
-    FdUvWatch *changed_next;
+    FdUvWatch *changed_next;  /* of a refused one, too */
     FdUvWatch **changed_slot; /* what points here; NULL: not in poller->changed */
 
     /* Written inside uv_run, and by uvpoll_hand_over after it. */
@@ -79,6 +83,7 @@ struct FdUvPoller {
 
     FdUvWatch *changed; /* to be started, opened or retired; oldest first */
     FdUvWatch **changed_end;
+    FdUvWatch *refused; /* V4; newest first. Not NULL: loop->fds.refused */
 
     FdUvWatch *ready; /* what this uv_run reported, in libuv's order */
     FdUvWatch **ready_end;
@@ -257,14 +262,31 @@ entry_drop_watch(FdUvPoller *poller, FdEntry *entry)
     }
 }
 
-/* The descriptor of a noted watch was closed, or libuv will not have it. As with epoll,
- * a closed descriptor is just not reported any more. */
+/* The descriptor of a noted watch was closed. As with epoll, it is just not reported any
+ * more. */
 static void
 uvpoll_drop(LoopObject *loop, FdUvWatch *watch)
 {
     FdEntry *entry = fds_entry(loop, watch->fd);
     assert(entry != NULL && entry->poller_data == watch);
     entry_drop_watch(loop->fds.uv_poller, entry);
+}
+
+/* libuv will not have the descriptor of a noted watch, of which arm()'s caller was told
+ * success: the loop's exception handler hears of it after this poll. */
+static void
+uvpoll_refuse(LoopObject *loop, FdUvWatch *watch, int err)
+{
+    FdUvPoller *poller = loop->fds.uv_poller;
+    FdEntry *entry = fds_entry(loop, watch->fd);
+    assert(entry != NULL && entry->poller_data == watch && err > 0);
+    entry->poller_data = NULL;
+    entry->armed = 0;
+    changed_remove(poller, watch);
+    watch->error = err;
+    watch->changed_next = poller->refused;
+    poller->refused = watch;
+    loop->fds.refused = true;
 }
 
 /* ---- the poller's interface ---- */
@@ -326,8 +348,25 @@ uvpoll_arm(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask, bool own
     return 0;
 }
 
-/* Opens and closes what arm() could not while the loop was detached. What fails to open
- * is dropped: arm()'s caller, in a thread where it had no business, was told success. */
+/* Opens what was armed while the loop was detached, unless it was closed meanwhile. */
+static void
+uvpoll_open_late(LoopObject *loop, FdUvWatch *watch)
+{
+    FileId file;
+    int err = file_identify(watch->fd, &file);
+    if (err == EBADF || (err == 0 && !file_equal(&file, &watch->file))) {
+        uvpoll_drop(loop, watch);
+        return;
+    }
+    if (err == 0) {
+        err = watch_open(loop, watch);
+    }
+    if (err != 0) {
+        uvpoll_refuse(loop, watch, err);
+    }
+}
+
+/* Opens and closes what arm() could not while the loop was detached. */
 static void
 uvpoll_settle(LoopObject *loop, FdUvPoller *poller)
 {
@@ -338,8 +377,8 @@ uvpoll_settle(LoopObject *loop, FdUvPoller *poller)
             /* It comes before its number's new watch, which libuv would refuse else. */
             watch_retire(poller, watch);
         }
-        else if (!watch->opened && watch_open(loop, watch) != 0) {
-            uvpoll_drop(loop, watch);
+        else if (!watch->opened) {
+            uvpoll_open_late(loop, watch);
         }
     }
     poller->deferred = false;
@@ -369,9 +408,13 @@ uvpoll_start_changed(LoopObject *loop, FdUvPoller *poller, int *err)
         changed_remove(poller, watch);
         int events = ((watch->wanted & FD_READ) ? UV_READABLE : 0) |
                      ((watch->wanted & FD_WRITE) ? UV_WRITABLE : 0);
-        if (found != 0 || !file_equal(&file, &watch->file) ||
-            uv_poll_start(&watch->uv, events, on_ready_nogil) < 0) {
+        if (found != 0 || !file_equal(&file, &watch->file)) {
             uvpoll_drop(loop, watch);
+            continue;
+        }
+        int refused = uv_poll_start(&watch->uv, events, on_ready_nogil);
+        if (refused != 0) {
+            uvpoll_refuse(loop, watch, -refused);
             continue;
         }
         watch->active = watch->wanted;
@@ -469,6 +512,34 @@ uvpoll_poll(LoopObject *loop, double seconds)
     return err == 0 ? 0 : errors_raise_errno(err);
 }
 
+/* Called outside uv_run: what the handler does is as in a callback. */
+static int
+uvpoll_report_refused(LoopObject *loop)
+{
+    FdUvWatch *watch;
+    int rc = 0;
+    loop->fds.refused = false;
+    while (rc == 0 && loop->fds.uv_poller != NULL &&
+           (watch = loop->fds.uv_poller->refused) != NULL) {
+        loop->fds.uv_poller->refused = watch->changed_next;
+        FdEntry *entry = fds_entry(loop, watch->fd);
+        const FdSlot *slot = &entry->slots[entry->slots[0].owner != NULL ? 0 : 1];
+        PyObject *owner = Py_XNewRef(slot->owner);
+        char message[64];
+        (void)snprintf(message, sizeof(message), "Descriptor %d cannot be watched",
+                       watch->fd);
+        (void)errors_raise_errno(watch->error);
+        watch_retire(loop->fds.uv_poller, watch);
+        bool handle = owner != NULL && handle_check(loop->state, owner);
+        rc = loop_report(loop, message, loop->state->str_handle, handle ? owner : NULL,
+                         NULL);
+        Py_XDECREF(owner);
+    }
+    loop->fds.refused =
+        loop->fds.uv_poller != NULL && loop->fds.uv_poller->refused != NULL;
+    return rc;
+}
+
 static int
 uvpoll_init(LoopObject *loop)
 {
@@ -492,6 +563,11 @@ uvpoll_close(LoopObject *loop)
     assert(!poller->detached);
     for (size_t fd = 0; fd < table->capacity; fd++) {
         entry_drop_watch(poller, &table->entries[fd]);
+    }
+    FdUvWatch *next;
+    for (FdUvWatch *watch = poller->refused; watch != NULL; watch = next) {
+        next = watch->changed_next;
+        watch_retire(poller, watch);
     }
     assert(poller->changed == NULL && poller->ready == NULL);
     uv_close((uv_handle_t *)&poller->timer, on_timer_closed);
@@ -533,4 +609,5 @@ const FdPoller fds_uvpoll_poller = {
     .arm = uvpoll_arm,
     .after_fork = uvpoll_after_fork,
     .poll = uvpoll_poll,
+    .report_refused = uvpoll_report_refused,
 };

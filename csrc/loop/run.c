@@ -163,6 +163,9 @@ run_poll_for(LoopObject *self, double seconds)
     self->poll_due = false;
     self->since_poll = 0;
     self->last_poll_ticks = run_ticks();
+    if (self->fds.refused && self->fds.poller->report_refused(self) < 0) {
+        return -1;
+    }
     if (seconds > 0) {
         return PyErr_CheckSignals(); /* handlers run in the main thread only */
     }

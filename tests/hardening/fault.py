@@ -114,15 +114,10 @@ TRANSIENT = {"EAGAIN", "EINTR"}
 #: that a descriptor is registered already, or was closed and so is not registered.
 BELIEVED = {("epoll_ctl", "EEXIST"), ("epoll_ctl", "ENOENT"), ("fstat64", "EBADF")}
 
-#: The same in single scenarios: of what is registered anew after a fork; what cannot be
-#: unregistered is told of, and takes a new poller, when there are no descriptors; what
-#: uv_poll refuses of another thread, which should not ask for it, while the loop waits;
-#: and asyncio's communicate() says nothing of a child that does not take its input.
+#: The same in single scenarios: of what is registered anew after a fork; and asyncio's
+#: communicate() says nothing of a child that does not take its input.
 BELIEVED_IN = {
     ("forked", "epoll_ctl"): "EBADF EPERM",
-    ("out_of_descriptors", "epoll_ctl"): ERRORS["epoll_ctl"],
-    ("watched_by_thread", "fcntl64"): ERRORS["fcntl64"],
-    ("watched_by_thread", "ioctl"): ERRORS["ioctl"],
     ("child_of_streams", "write"): ERRORS["write"],
 }
 
