@@ -5,7 +5,7 @@
  * write() offers data to the kernel at once when nothing is queued, as asyncio documents.
  * Holding: a transport whose callbacks made the same number k >= 2 of writes HOLD_STREAK
  * times running holds the first k - 1 of the next callback and sends all k with one
- * sendmsg. What is held goes out when the callback ends, before another transport's
+ * system call. What is held goes out when the callback ends, before another transport's
  * write, and before anything that could tell the difference (stream_release_held's
  * callers); a callback that ends with fewer writes also unlearns. At most one transport
  * per loop holds, at most HOLD_BYTES, in the loop's thread, not in debug mode, not with
@@ -29,6 +29,7 @@ enum {
     HOLD_BYTES = 64 * 1024,
     QUEUE_FIRST_CAPACITY = 8,
     IOV_MAX_PER_SEND = 64,
+    JOIN_BYTES = 4096,
 };
 
 static int on_writable(LoopObject *loop, PyObject *owner);
@@ -166,14 +167,25 @@ would_block(int err)
     return err == EAGAIN || err == EWOULDBLOCK || err == EINTR;
 }
 
-/* One system call for the queue's head. Bytes sent (0: would block), or -1 with errno. */
+/* All of a small queue in one piece: up to some KiB, copying takes less time than a vector
+ * takes the kernel (0.2 us less for 119 and 14 bytes, which send() takes 3.8 us for). */
 static ssize_t
-queue_send(StreamObject *self)
+queue_send_joined(StreamObject *self)
 {
-    if (!stream_owns_fd(self)) {
-        errno = EBADF;
-        return -1;
+    char joined[JOIN_BYTES];
+    size_t length = 0;
+    for (size_t i = 0; i < self->queue_count; i++) {
+        WriteItem *item = queue_at(self, i);
+        size_t left = (size_t)PyBytes_GET_SIZE(item->bytes) - item->offset;
+        memcpy(joined + length, PyBytes_AS_STRING(item->bytes) + item->offset, left);
+        length += left;
     }
+    return self->ops->send(self->fd, joined, length);
+}
+
+static ssize_t
+queue_send_vector(StreamObject *self)
+{
     struct iovec vector[IOV_MAX_PER_SEND];
     size_t count =
         self->queue_count < IOV_MAX_PER_SEND ? self->queue_count : IOV_MAX_PER_SEND;
@@ -182,7 +194,19 @@ queue_send(StreamObject *self)
         vector[i].iov_base = PyBytes_AS_STRING(item->bytes) + item->offset;
         vector[i].iov_len = (size_t)PyBytes_GET_SIZE(item->bytes) - item->offset;
     }
-    ssize_t n = self->ops->send_vector(self->fd, vector, count);
+    return self->ops->send_vector(self->fd, vector, count);
+}
+
+/* One system call for the queue's head. Bytes sent (0: would block), or -1 with errno. */
+static ssize_t
+queue_send(StreamObject *self)
+{
+    if (!stream_owns_fd(self)) {
+        errno = EBADF;
+        return -1;
+    }
+    ssize_t n = self->queue_bytes <= JOIN_BYTES ? queue_send_joined(self)
+                                                : queue_send_vector(self);
     return n < 0 && would_block(errno) ? 0 : n;
 }
 
