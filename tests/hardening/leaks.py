@@ -20,12 +20,9 @@ import sys
 import driver
 import scenarios
 import support
-from world import Hooks, World, descriptors, exception_names
+from world import Hooks, World, clear_caches, descriptors, exception_names
 
 ROUNDS = 5
-
-#: The cache of what types' attributes are keeps the names: blocks that are no leak.
-clear_caches = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
 
 #: A repetition that leaves a block of the C heap leaves 32 bytes at least. What its
 #: own lists hold back is more than that for each of few repetitions.

@@ -29,7 +29,7 @@ import driver
 import scenarios
 import shims
 import support
-from world import Hooks, World, descriptors, exception_names
+from world import Hooks, World, clear_caches, descriptors, exception_names
 
 COUNTDOWN, BURST, FIRED, LIVE, TRACE, OWNER, EVERYBODY, OF_TASK = range(8)
 OWNERS = ("nobody", "core", "module", "python")
@@ -144,6 +144,7 @@ class Runner:
     def left(self):
         """What must not grow: {what: how many}."""
         gc.collect()
+        clear_caches()
         counts = {f"live {key}": n for key, n in support.core_stats().items()}
         counts["descriptors"] = descriptors()
         for number, kind in enumerate(self.types):

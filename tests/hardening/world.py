@@ -19,6 +19,9 @@ import time
 
 import support
 
+#: The cache of what types' attributes are keeps the names: blocks that are no leak.
+clear_caches = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
+
 
 class GaveUp(Exception):
     """Nothing happened for too long: what was awaited will not come."""
