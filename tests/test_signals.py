@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+import ctypes
+import functools
 import os
 import signal
 import subprocess
@@ -514,6 +516,47 @@ def test_an_exception_from_a_program_s_own_handler_ends_the_run(loop):
         signal.signal(signal.SIGUSR1, before)
     assert not loop.is_running()
     assert loop.run_until_complete(asyncio.sleep(0.001, "ran on")) == "ran on"
+
+
+#: Calls of C that send this process SIGUSR1; not all of them see to it themselves.
+SENDERS = {
+    "os.kill": (os.kill, os.getpid(), signal.SIGUSR1),
+    "raise_signal": (signal.raise_signal, signal.SIGUSR1),
+    "partial": (functools.partial(os.kill, os.getpid(), signal.SIGUSR1),),
+    "a library's": (getattr(ctypes.CDLL(None), "raise"), int(signal.SIGUSR1)),
+}
+
+
+@pytest.mark.parametrize("name", SENDERS)
+@pytest.mark.parametrize("how", ["soon", "timer", "reader", "last"])
+def test_an_exception_from_a_program_s_handler_in_a_callback_of_c(loop, name, how):
+    """It is an exception of the callback: the run goes on."""
+
+    def handler(number, frame):
+        raise LookupError("from the signal handler")
+
+    contexts = []
+    loop.set_exception_handler(lambda loop, context: contexts.append(context))
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with support.socket_pair() as (left, right):
+            if how == "reader":
+                right.send(b"x")
+                loop.add_reader(left, *SENDERS[name])
+            elif how == "timer":
+                loop.call_at(loop.time(), *SENDERS[name])
+            else:
+                loop.call_soon(*SENDERS[name])
+            if how == "last":
+                loop.call_soon(loop.stop)
+                loop.run_forever()
+            else:
+                run_once(loop)
+                run_once(loop)
+            loop.remove_reader(left)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert {type(context["exception"]) for context in contexts} == {LookupError}
 
 
 def test_a_wakeup_descriptor_set_during_the_run_stays(loop):

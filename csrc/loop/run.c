@@ -172,10 +172,25 @@ run_poll_for(LoopObject *self, double seconds)
     return run_step_aside(self);
 }
 
+/* Runs the Python handlers of signals that came during callbacks which are no Python code,
+ * and so did not see to them. What they raise is reported, as from a Python callback;
+ * once the loop waits it leaves run, as from asyncio's select(). 0, or -1. */
+static int
+run_signal_handlers(LoopObject *self)
+{
+    LockHold *held = lock_give_up();
+    int rc = PyErr_CheckSignals();
+    lock_take_back(held);
+    return rc == 0 ? 0 : loop_report(self, "Exception in a signal handler", NULL);
+}
+
 static int
 run_poll(LoopObject *self)
 {
     double seconds = 0;
+    if (run_signal_handlers(self) < 0) {
+        return -1;
+    }
     if (run_is_idle(self) && run_idle_seconds(self, &seconds) < 0) {
         return -1;
     }
@@ -326,6 +341,9 @@ loop_run(LoopObject *self)
     do {
         rc = run_iteration(self);
     } while (rc == 0 && !RACY_LOAD(self->stopping));
+    if (rc == 0) {
+        rc = run_signal_handlers(self);
+    }
     self->depth--;
     return rc;
 }
