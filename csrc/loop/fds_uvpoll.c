@@ -39,7 +39,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
@@ -526,8 +525,8 @@ uvpoll_report_refused(LoopObject *loop)
         const FdSlot *slot = &entry->slots[entry->slots[0].owner != NULL ? 0 : 1];
         PyObject *owner = Py_XNewRef(slot->owner);
         char message[64];
-        (void)snprintf(message, sizeof(message), "Descriptor %d cannot be watched",
-                       watch->fd);
+        (void)PyOS_snprintf(message, sizeof(message), "Descriptor %d cannot be watched",
+                            watch->fd);
         (void)errors_raise_errno(watch->error);
         watch_retire(loop->fds.uv_poller, watch);
         bool handle = owner != NULL && handle_check(loop->state, owner);

@@ -10,6 +10,8 @@
  * glibc only: it offers its functions under a second name.
  */
 #define _GNU_SOURCE
+#include <Python.h>
+
 #include <dlfcn.h>
 #include <execinfo.h>
 #include <pthread.h>
@@ -17,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <unwind.h>
 
 #include "shim_forks.h"
 
@@ -47,7 +50,10 @@ enum { OWNER_NOBODY, OWNER_CORE, OWNER_MODULE, OWNER_PYTHON, STACK_MAX = 64 };
 
 long failalloc_control[OF_TASK + 1];
 
-static void *stack[STACK_MAX]; /* of what failed last */
+/* Of what failed last, the innermost first: where each function is called from, and where
+ * on the C stack its frame ends. */
+static void *stack[STACK_MAX];
+static uintptr_t stack_ends[STACK_MAX];
 static int stack_size;
 
 enum { RANGES_MAX = 256 };
@@ -57,14 +63,6 @@ static struct {
 } ranges[RANGES_MAX];
 static size_t range_count;
 static uintptr_t core_low, core_high;
-
-/* What runs Python code, which dladdr() does not know all of. */
-enum { PYTHON_MAX = 8 };
-
-static struct {
-    uintptr_t low, high;
-} python[PYTHON_MAX];
-static size_t python_count;
 
 static pthread_t armed_thread;
 
@@ -86,6 +84,57 @@ failalloc_set_core(uintptr_t low, uintptr_t high)
 }
 
 void
+failalloc_use_this_thread(void)
+{
+    armed_thread = pthread_self();
+}
+
+#if PY_VERSION_HEX >= 0x030D0000
+/* The end on the C stack of the innermost function that runs Python code; 0: none does.
+ * Such a function has a frame of the interpreter's in its own, which is the first of the
+ * current frames that lies on the C stack. No symbols are needed, which distributions'
+ * interpreters lack. */
+static uintptr_t
+innermost_evaluation(void)
+{
+    static PyThreadState *(*get)(void);
+    if (get == NULL) {
+        get = (PyThreadState * (*)(void))
+            dlsym(RTLD_DEFAULT, "PyThreadState_GetUnchecked");
+    }
+    uintptr_t low = (uintptr_t)&low, high = stack_ends[stack_size - 1];
+    PyThreadState *thread = get();
+    void *frame = thread != NULL ? (void *)thread->current_frame : NULL;
+    while (frame != NULL && !((uintptr_t)frame > low && (uintptr_t)frame < high)) {
+        frame = ((void **)frame)[1]; /* its previous */
+    }
+    return (uintptr_t)frame;
+}
+
+/* Whether Python code asked, not the function at place i of the stack. */
+static int
+python_is_nearer(int i)
+{
+    uintptr_t evaluation = innermost_evaluation();
+    return evaluation != 0 && evaluation < stack_ends[i];
+}
+
+void
+failalloc_add_python(uintptr_t low, uintptr_t high)
+{
+    (void)low; /* not needed */
+    (void)high;
+}
+#else
+/* What runs Python code, which dladdr() does not know all of. */
+enum { PYTHON_MAX = 8 };
+
+static struct {
+    uintptr_t low, high;
+} python[PYTHON_MAX];
+static size_t python_count;
+
+void
 failalloc_add_python(uintptr_t low, uintptr_t high)
 {
     if (python_count < PYTHON_MAX) {
@@ -95,36 +144,50 @@ failalloc_add_python(uintptr_t low, uintptr_t high)
     }
 }
 
-void
-failalloc_use_this_thread(void)
+static int
+python_is_nearer(int i)
 {
-    armed_thread = pthread_self();
+    uintptr_t address = (uintptr_t)stack[i];
+    for (size_t k = 0; k < python_count; k++) {
+        if (address >= python[k].low && address < python[k].high) {
+            return 1;
+        }
+    }
+    Dl_info info;
+    return dladdr(stack[i], &info) != 0 && info.dli_sname != NULL &&
+           strcmp(info.dli_sname, "_PyEval_EvalFrameDefault") == 0;
+}
+#endif
+
+static int
+is_of_core(int i)
+{
+    uintptr_t address = (uintptr_t)stack[i];
+    return address >= core_low && address < core_high;
 }
 
 /* Who asked, itself or through the interpreter's C functions: the core, another extension
- * module, or Python code. That is whose frame is the nearest. */
+ * module, or Python code. That is whose frame is the nearest, from `first` on. *place is
+ * where. */
 static long
-owner_of(void *const *frames, int count)
+owner_from(int first, int *place)
 {
     Dl_info info;
-    for (int i = 0; i < count; i++) {
-        uintptr_t address = (uintptr_t)frames[i];
-        if (address >= core_low && address < core_high) {
+    for (int i = first; i < stack_size; i++) {
+        *place = i;
+        if (python_is_nearer(i)) {
+            return OWNER_PYTHON;
+        }
+        if (is_of_core(i)) {
             return OWNER_CORE;
         }
-        for (size_t k = 0; k < python_count; k++) {
-            if (address >= python[k].low && address < python[k].high) {
-                return OWNER_PYTHON;
-            }
-        }
-        if (dladdr(frames[i], &info) == 0) {
+        if (dladdr(stack[i], &info) == 0) {
             continue;
         }
         if (info.dli_sname != NULL &&
-            (strcmp(info.dli_sname, "_PyEval_EvalFrameDefault") == 0 ||
-             /* An instance dies whose dict lives on: a copy that CPython 3.13 does not
-              * do without (python/cpython#124547). */
-             strcmp(info.dli_sname, "PyObject_ClearManagedDict") == 0)) {
+            /* An instance dies whose dict lives on: a copy that CPython 3.13 does not do
+             * without (python/cpython#124547). */
+            strcmp(info.dli_sname, "PyObject_ClearManagedDict") == 0) {
             return OWNER_PYTHON;
         }
         if (info.dli_fname != NULL && strstr(info.dli_fname, ".cpython-") != NULL) {
@@ -136,25 +199,26 @@ owner_of(void *const *frames, int count)
 
 /* Whether the core was called by the C code of asyncio's tasks and futures. */
 static int
-is_of_task(void *const *frames, int count)
+is_of_task(void)
 {
     Dl_info info;
-    int within = 0;
-    for (int i = 0; i < count; i++) {
-        uintptr_t address = (uintptr_t)frames[i];
-        if (address >= core_low && address < core_high) {
-            within = 1;
-        }
-        else if (within && dladdr(frames[i], &info) != 0 && info.dli_fname != NULL) {
-            if (strstr(info.dli_fname, "/_asyncio.cpython-") != NULL) {
-                return 1;
-            }
-            if (owner_of(frames + i, 1) != OWNER_NOBODY) {
-                return 0;
-            }
-        }
-    }
-    return 0;
+    long owner;
+    int i = -1, within = -1;
+    do {
+        within++;
+        owner = owner_from(i + 1, &i);
+    } while (owner == OWNER_CORE);
+    return within > 0 && owner == OWNER_MODULE && dladdr(stack[i], &info) != 0 &&
+           strstr(info.dli_fname, "/_asyncio.cpython-") != NULL;
+}
+
+static _Unwind_Reason_Code
+add_to_stack(struct _Unwind_Context *context, void *unused)
+{
+    (void)unused;
+    stack[stack_size] = (void *)_Unwind_GetIP(context);
+    stack_ends[stack_size] = _Unwind_GetCFA(context);
+    return ++stack_size < STACK_MAX ? _URC_NO_REASON : _URC_END_OF_STACK;
 }
 
 void
@@ -167,7 +231,8 @@ failalloc_write_stack(int fd)
 static int
 owner_fails(void)
 {
-    failalloc_control[OWNER] = owner_of(stack, stack_size);
+    int place;
+    failalloc_control[OWNER] = owner_from(0, &place);
     /* For the driver, should this crash. */
     static const char *const lines[] = {
         "{\"owner\": \"nobody\"}\n", "{\"owner\": \"core\"}\n",
@@ -204,8 +269,9 @@ fails(void *caller)
         return 0;
     }
     long burst = failalloc_control[BURST];
-    failalloc_control[COUNTDOWN] = 0; /* backtrace() may allocate */
-    stack_size = backtrace(stack, STACK_MAX);
+    failalloc_control[COUNTDOWN] = 0; /* unwinding may allocate */
+    stack_size = 0;
+    (void)_Unwind_Backtrace(add_to_stack, NULL);
     if (failalloc_control[FIRED] == 0 && !owner_fails()) {
         return 0;
     }
@@ -213,7 +279,7 @@ fails(void *caller)
         failalloc_write_stack(STDERR_FILENO);
         (void)!write(STDERR_FILENO, "\n", 1);
     }
-    failalloc_control[OF_TASK] += is_of_task(stack, stack_size);
+    failalloc_control[OF_TASK] += is_of_task();
     failalloc_control[FIRED]++;
     failalloc_control[BURST] = burst - 1;
     failalloc_control[COUNTDOWN] = burst > 1;

@@ -11,8 +11,9 @@ Only what the core asks for fails, itself or through the interpreter's C functio
 not survive that everywhere (a MemoryError while a coroutine is made, for one, crashes
 3.13.0, whatever the loop), so that what is found then has to be judged.
 
-Where the interpreter's symbols were taken away, what Python code asks for cannot always
-be told from what the core asks for, and fails too: that has to be judged likewise.
+Before 3.13, where the interpreter's symbols were taken away, what Python code asks for
+cannot always be told from what the core asks for, and fails too: that has to be judged
+likewise.
 
     python tests/hardening/oom.py [--burst N] [--everybody 1] [SCENARIO ...]
 """

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -30,6 +31,7 @@ def build(name, folder):
     """Compile name.c of this folder into a library in `folder`; its path."""
     path = os.path.join(folder, f"{name}.so")
     command = [compiler(), "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-o", path]
+    command += [f"-isystem{sysconfig.get_path('include')}"]
     subprocess.run([*command, os.path.join(HERE, f"{name}.c"), "-ldl"], check=True)
     return path
 
@@ -84,10 +86,14 @@ def code_of_python():
 def code_of_evaluation():
     """Where the interpreter runs Python code, by its table of symbols if it has one.
 
+    Before 3.13 only: from there on, its frames tell (failalloc.c).
+
     A compiler moves what is rare in a function to another place, ".cold", of which the
     dynamic symbols say nothing. And a frame that is left may outlive it as an object:
     out of memory there, CPython 3.11 loses the exception that is on its way.
     """
+    if sys.version_info >= (3, 13):
+        return []
     names = ("_PyEval_EvalFrameDefault", "_PyFrame_Clear")
     paths = {}
     with open("/proc/self/maps") as maps:
