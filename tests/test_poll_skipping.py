@@ -256,11 +256,17 @@ def test_a_loop_busy_in_c_lets_other_threads_run(loop, interval):
 
 
 def test_a_loop_busy_in_c_can_be_interrupted(loop):
-    thread = threading.Thread(
-        target=signal.pthread_kill, args=(threading.get_ident(), signal.SIGINT)
-    )
+    busy = threading.Lock()  # one call: Thread.start() can't be interrupted anywhere
+    busy.acquire()
+
+    def interrupt(ident):
+        busy.acquire()
+        signal.pthread_kill(ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt, args=(threading.get_ident(),))
+    thread.start()
     renew = self_renewing(loop)
-    loop.call_soon(thread.start)
+    loop.call_soon(busy.release)
     loop.call_soon(renew)
     with pytest.raises(KeyboardInterrupt):
         loop.run_forever()
