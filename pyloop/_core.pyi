@@ -175,6 +175,25 @@ class Loop:
     def _remove_reader(self, fd: FileDescriptorLike, /) -> bool: ...
     def _remove_writer(self, fd: FileDescriptorLike, /) -> bool: ...
     def _ensure_fd_no_transport(self, fd: FileDescriptorLike, /) -> None: ...
+    def _ensure_resolved(
+        self,
+        address: Any,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        family: int = 0,
+        type: int = ...,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Coroutine[Any, Any, _GetAddrInfoResult]: ...
+    def _connect_sock(
+        self,
+        exceptions: list[list[OSError]],
+        addr_info: Any,
+        local_addr_infos: Any = None,
+    ) -> Coroutine[Any, Any, Any]: ...
+    def _create_connection_transport(
+        self, *args: Any, **kwargs: Any
+    ) -> Coroutine[Any, Any, tuple[asyncio.Transport, asyncio.BaseProtocol]]: ...
     def _make_socket_transport(
         self,
         sock: socket,
@@ -506,6 +525,12 @@ class _Coroutine(Generic[_T_co]):
 
 @final
 class SockOp(_Coroutine[_T_co]): ...
+
+@final
+class ConnectOp(_Coroutine[_T_co]): ...
+
+@final
+class TransportOp(_Coroutine[_T_co]): ...
 
 @final
 class NameQuery(_Coroutine[_T_co]): ...

@@ -7,8 +7,12 @@
 static Py_ssize_t
 args_index_of(const ArgsSpec *spec, PyObject *name)
 {
+    bool ascii = PyUnicode_IS_COMPACT_ASCII(name);
+    char first = ascii ? *(const char *)PyUnicode_1BYTE_DATA(name) : '\0';
     for (Py_ssize_t i = 0; i < spec->count; i++) {
-        if (PyUnicode_CompareWithASCIIString(name, spec->names[i]) == 0) {
+        /* Most differ in the first letter. */
+        if ((!ascii || *spec->names[i] == first) &&
+            PyUnicode_CompareWithASCIIString(name, spec->names[i]) == 0) {
             return i;
         }
     }

@@ -24,6 +24,8 @@
     X(DatagramTransport, datagram)                                                     \
     X(Listener, listener)                                                              \
     X(SockOp, sockop)                                                                  \
+    X(ConnectOp, connectop)                                                            \
+    X(TransportOp, transportop)                                                        \
     X(StreamReader, streamreader)                                                      \
     X(TLSTransport, tlstransport)                                                      \
     X(ReadOp, readop)                                                                  \
@@ -56,11 +58,14 @@
     X(__class__)                                                                       \
     X(close)                                                                           \
     X(connect)                                                                         \
+    X(_connect_sock)                                                                   \
     X(connection_lost)                                                                 \
     X(connection_made)                                                                 \
     X(context)                                                                         \
     X(_control_app_writing)                                                            \
     X(_control_ssl_reading)                                                            \
+    X(create_connection)                                                               \
+    X(_create_connection_transport)                                                    \
     X(create_future)                                                                   \
     X(create_task)                                                                     \
     X(data_received)                                                                   \
@@ -94,6 +99,7 @@
     X(_incoming)                                                                       \
     X(_incoming_high_water)                                                            \
     X(is_closing)                                                                      \
+    X(_ipaddr_info)                                                                    \
     X(_limit)                                                                          \
     X(_log_slow_callback)                                                              \
     X(_loop)                                                                           \
@@ -133,6 +139,7 @@
     X(set_result)                                                                      \
     X(setblocking)                                                                     \
     X(slow_callback_duration)                                                          \
+    X(sock_connect)                                                                    \
     X(socket)                                                                          \
     X(sockname)                                                                        \
     X(source_traceback)                                                                \
@@ -169,7 +176,13 @@
     X(DatagramTransportBase, "asyncio.transports", "DatagramTransport")                \
     X(BufferedProtocol, "asyncio.protocols", "BufferedProtocol")                       \
     X(BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                           \
+    X(base_events_module, "asyncio.base_events", "")                                   \
+    X(create_connection, "asyncio.base_events", "BaseEventLoop.create_connection")     \
+    X(create_connection_transport, "asyncio.base_events",                              \
+      "BaseEventLoop._create_connection_transport")                                    \
+    X(connect_sock, "asyncio.base_events", "BaseEventLoop._connect_sock")              \
     X(ensure_resolved, "asyncio.base_events", "BaseEventLoop._ensure_resolved")        \
+    X(ipaddr_info, "asyncio.base_events", "_ipaddr_info")                              \
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
     X(futures_module, "asyncio.futures", "")                                           \
     X(tasks_module, "asyncio.tasks", "")                                               \

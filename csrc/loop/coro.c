@@ -54,9 +54,16 @@ coro_hide_stop_iteration(void)
     PyErr_SetRaisedException(exc);
 }
 
+/* The raised exception ends the coroutine, which may not have begun. */
 static PySendResult
 coro_fail(CoroObject *self)
 {
+    if (self->kind->failed != NULL) {
+        LockHold hold;
+        lock_enter(&self->loop->lock, &hold);
+        self->kind->failed(self);
+        lock_exit(&hold);
+    }
     coro_hide_stop_iteration();
     coro_finish(self);
     return PYGEN_ERROR;

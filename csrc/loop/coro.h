@@ -32,6 +32,9 @@ typedef struct {
     /* value is NULL in the first step, then what the awaited object returned (borrowed).
      * What it raises ends the coroutine. */
     CoroStatus (*resume)(CoroObject *self, PyObject *value, PyObject **result);
+    /* NULL, or what an except clause around the body does with the raised exception that
+     * ends it, which may not have begun. Leaves one raised; runs no Python. */
+    void (*failed)(CoroObject *self);
     /* Gives up what the body holds, watches included. Called once, by whatever ended the
      * coroutine; may run Python, must tolerate being called by the collector. */
     void (*release)(CoroObject *self);

@@ -76,6 +76,19 @@ loop_override_names(PyloopState *state, PyObject *names[4])
     names[3] = state->str_create_future;
 }
 
+/* Coroutines and hooks of asyncio's that C code does the work of, unless they were
+ * replaced. */
+enum { HOOK_COUNT = 4 };
+
+static void
+loop_hook_names(PyloopState *state, PyObject *names[HOOK_COUNT])
+{
+    names[0] = state->str_sock_connect;
+    names[1] = state->str__ensure_resolved;
+    names[2] = state->str__create_connection_transport;
+    names[3] = state->str__make_socket_transport;
+}
+
 /* Compares what the type has under each name with what this file put there. */
 void
 loop_refresh_overrides(LoopObject *self)
@@ -99,23 +112,35 @@ loop_refresh_overrides(LoopObject *self)
     self->type_overrides = found;
 }
 
+/* setattr() interns names, and so does the compiler. */
+static bool
+loop_is_name(PyObject *name, PyObject *known)
+{
+    return name == known || (PyUnicode_Check(name) && !PyUnicode_CHECK_INTERNED(name) &&
+                             PyUnicode_Compare(name, known) == 0);
+}
+
 static int
 loop_setattro(PyObject *op, PyObject *name, PyObject *value)
 {
     LoopObject *self = (LoopObject *)op;
-    PyObject *names[4];
+    PyObject *names[4], *hooks[HOOK_COUNT];
     if (PyObject_GenericSetAttr(op, name, value) < 0) {
         return -1;
     }
     loop_override_names(self->state, names);
+    loop_hook_names(self->state, hooks);
     LockHold hold;
     lock_enter(&self->lock, &hold);
     for (unsigned int bit = 0; bit < 4; bit++) {
-        if (PyUnicode_Check(name) && PyUnicode_Compare(name, names[bit]) == 0) {
+        if (loop_is_name(name, names[bit])) {
             uint8_t flag = (uint8_t)(1u << bit);
             self->instance_overrides =
                 (uint8_t)(value != NULL ? self->instance_overrides | flag
                                         : self->instance_overrides & (uint8_t)~flag);
+        }
+        if (loop_is_name(name, hooks[bit])) {
+            self->instance_overrides |= OVERRIDE_HOOK;
         }
     }
     lock_exit(&hold);
@@ -783,6 +808,8 @@ static PyMethodDef loop_methods[] = {
     {"sock_connect", FASTCALL(sockop_connect), KEYWORDS,
      "sock_connect($self, sock, address)\n--\n\n"
      "Coroutine: connect to address. As asyncio's loop.sock_connect()."},
+    {"_ensure_resolved", FASTCALL(names_ensure_resolved), KEYWORDS, NULL},
+    {"_connect_sock", FASTCALL(connect_open), KEYWORDS, NULL},
     {"_sock_sendfile", FASTCALL(sockop_sendfile), KEYWORDS,
      "_sock_sendfile($self, sock, file, offset, count)\n--\n\n"
      "Coroutine: sendfile(2) from offset, count bytes or all (None); how many."},
@@ -797,6 +824,7 @@ static PyMethodDef loop_methods[] = {
      "_make_socket_transport($self, sock, protocol, waiter=None, *, extra=None,\n"
      "                       server=None, context=None)\n--\n\n"
      "The transport of a connected stream socket; connection_made() comes later."},
+    {"_create_connection_transport", FASTCALL(transportop_new), KEYWORDS, NULL},
     {"_make_read_pipe_transport", FASTCALL(LOCKED(pipe_make_reader)), KEYWORDS,
      "_make_read_pipe_transport($self, pipe, protocol, waiter=None, extra=None)\n--\n\n"
      "The transport of what a pipe, socket or character device has to be read."},

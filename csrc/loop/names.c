@@ -1,4 +1,5 @@
-/* names.c - getaddrinfo and getnameinfo of the loop.
+/* names.c - getaddrinfo and getnameinfo of the loop, and _ensure_resolved, by which
+ * asyncio's methods ask for the addresses of what they are given.
  *
  * A literal address is answered at once, with what socket.getaddrinfo() would return; so
  * is getnameinfo() when only numbers are asked for. Whatever may have to ask somebody (a
@@ -11,6 +12,7 @@
 #include "base/args.h"
 #include "base/errors.h"
 #include "loop/coro.h"
+#include "loop/methods.h"
 #include "loop/sockaddr.h"
 
 #include <arpa/inet.h>
@@ -21,8 +23,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Of getaddrinfo(); getnameinfo() has sockaddr and flags in the first two. */
+/* Of getaddrinfo(); getnameinfo() has sockaddr and flags in the first two, and
+ * _ensure_resolved() address and loop. */
 enum { ARG_HOST, ARG_PORT, ARG_FAMILY, ARG_TYPE, ARG_PROTO, ARG_FLAGS, ARG_COUNT };
+enum { ARG_ADDRESS = ARG_HOST, ARG_LOOP = ARG_PORT };
 
 typedef struct {
     CoroObject coro;
@@ -142,22 +146,26 @@ names_address(const NamesLiteral *literal, PyObject *host, int port)
                          0);
 }
 
-/* (family, type, proto, '', address), with enum members as socket.getaddrinfo() has. */
+/* (family, type, proto, '', address). */
 static PyObject *
-names_entry(PyloopState *state, int family, PyObject *type, int proto,
-            PyObject *address)
+names_entry(PyObject *family, PyObject *type, int proto, PyObject *address)
 {
     PyObject *number = PyLong_FromLong(proto);
     PyObject *canonname = PyUnicode_New(0, 0);
     PyObject *entry = NULL;
     if (number != NULL && canonname != NULL) {
-        entry = PyTuple_Pack(
-            5, family == AF_INET ? state->family_inet : state->family_inet6, type,
-            number, canonname, address);
+        entry = PyTuple_Pack(5, family, type, number, canonname, address);
     }
     Py_XDECREF(number);
     Py_XDECREF(canonname);
     return entry;
+}
+
+/* The enum's member, as socket.getaddrinfo() gives it. Borrowed. */
+static PyObject *
+names_family(PyloopState *state, int family)
+{
+    return family == AF_INET ? state->family_inet : state->family_inet6;
 }
 
 /* The kinds of socket that the C library's getaddrinfo() lists for type and proto, in
@@ -218,8 +226,8 @@ names_answer_directly(NameQueryObject *self, PyObject **result)
     PyObject *address = names_address(&literal, args[ARG_HOST], port);
     PyObject *list = address != NULL ? PyList_New((Py_ssize_t)count) : NULL;
     for (size_t i = 0; list != NULL && i < count; i++) {
-        PyObject *entry =
-            names_entry(state, literal.family, types[i], protos[i], address);
+        PyObject *entry = names_entry(names_family(state, literal.family), types[i],
+                                      protos[i], address);
         if (entry == NULL) {
             Py_CLEAR(list);
             break;
@@ -270,7 +278,91 @@ names_answer_numeric(NameQueryObject *self, PyObject *function, PyObject **resul
     return CORO_WAIT;
 }
 
+/* ---- _ensure_resolved --------------------------------------------------------------- */
+
+/* Whether asyncio's coroutine and the function that it asks first are what they were. */
+static bool
+resolve_finds_all(PyloopState *state)
+{
+    return methods_finds(state->BaseEventLoop, state->str__ensure_resolved,
+                         state->ensure_resolved) &&
+           methods_module_has(state->base_events_module, state->str__ipaddr_info,
+                              state->ipaddr_info) &&
+           methods_module_has(state->base_events_module, state->str_socket,
+                              state->socket_module);
+}
+
+/* The address of a literal as asyncio makes it: of the host and the port (exact str and
+ * int) as they were given, and what IPv6 has besides. New reference. */
+static PyObject *
+resolve_address(int family, PyObject *given)
+{
+    PyObject *host = PyTuple_GET_ITEM(given, 0), *port = PyTuple_GET_ITEM(given, 1);
+    if (family == AF_INET) {
+        return PyTuple_Pack(2, host, port);
+    }
+    if (PyTuple_GET_SIZE(given) == 2) {
+        return Py_BuildValue("(OOii)", host, port, 0, 0);
+    }
+    return Py_NewRef(given);
+}
+
+/* Whether the arguments are of a literal, which is then in *literal. */
+static bool
+resolve_is_literal(PyObject *const *args, NamesLiteral *literal)
+{
+    PyObject *given = args[ARG_ADDRESS];
+    int family, type = SOCK_STREAM, proto; /* asyncio's default */
+    return PyTuple_CheckExact(given) &&
+           (PyTuple_GET_SIZE(given) == 2 || PyTuple_GET_SIZE(given) == 4) &&
+           PyUnicode_CheckExact(PyTuple_GET_ITEM(given, 0)) &&
+           PyLong_CheckExact(PyTuple_GET_ITEM(given, 1)) &&
+           names_int(args[ARG_FAMILY], &family) &&
+           (args[ARG_TYPE] == NULL || names_int(args[ARG_TYPE], &type)) &&
+           (type == SOCK_STREAM || type == SOCK_DGRAM) &&
+           names_int(args[ARG_PROTO], &proto) &&
+           (proto == 0 || proto == IPPROTO_TCP || proto == IPPROTO_UDP) &&
+           names_parse_literal(PyTuple_GET_ITEM(given, 0), family, literal);
+}
+
+/* [(family, type, proto, '', address)], as asyncio answers for a literal. */
+static PyObject *
+resolve_answer(PyloopState *state, PyObject *const *args, const NamesLiteral *literal)
+{
+    PyObject *type = args[ARG_TYPE] != NULL ? args[ARG_TYPE] : state->type_stream;
+    PyObject *family = args[ARG_FAMILY];
+    int number, asked;
+    /* Cannot fail: resolve_is_literal() took them. */
+    (void)names_int(type, &number);
+    (void)names_int(family, &asked);
+    PyObject *address = resolve_address(literal->family, args[ARG_ADDRESS]);
+    PyObject *list = address != NULL ? PyList_New(1) : NULL;
+    PyObject *entry =
+        list != NULL
+            ? names_entry(
+                  asked == AF_UNSPEC ? names_family(state, literal->family) : family,
+                  type, number == SOCK_STREAM ? IPPROTO_TCP : IPPROTO_UDP, address)
+            : NULL;
+    Py_XDECREF(address);
+    if (entry == NULL) {
+        Py_XDECREF(list);
+        return NULL;
+    }
+    PyList_SET_ITEM(list, 0, entry);
+    return list;
+}
+
 /* ---- steps ------------------------------------------------------------------------ */
+
+/* The answer is in the place of the address. */
+static CoroStatus
+resolve_resume(CoroObject *coro, PyObject *Py_UNUSED(value), PyObject **result)
+{
+    NameQueryObject *self = (NameQueryObject *)coro;
+    *result = self->args[ARG_ADDRESS];
+    self->args[ARG_ADDRESS] = NULL;
+    return CORO_RETURN;
+}
 
 /* The socket module's own function: neither replaced since we were imported nor before. */
 static bool
@@ -388,17 +480,24 @@ names_new(PyObject *op, const CoroKind *kind, const ArgsSpec *spec,
 }
 
 static const CoroKind kind_getaddrinfo = {"Loop.getaddrinfo", names_getaddrinfo_resume,
-                                          names_release, names_traverse};
+                                          NULL, names_release, names_traverse};
 static const CoroKind kind_getnameinfo = {"Loop.getnameinfo", names_getnameinfo_resume,
-                                          names_release, names_traverse};
+                                          NULL, names_release, names_traverse};
+
+static const CoroKind kind_ensure_resolved = {"Loop._ensure_resolved", resolve_resume,
+                                              NULL, names_release, names_traverse};
 
 static const char *const getaddrinfo_names[] = {"host", "port",  "family",
                                                 "type", "proto", "flags"};
 static const char *const getnameinfo_names[] = {"sockaddr", "flags"};
+static const char *const ensure_resolved_names[] = {"address", "loop",  "family",
+                                                    "type",    "proto", "flags"};
 
 static const ArgsSpec getaddrinfo_args = {"getaddrinfo", getaddrinfo_names, ARG_COUNT,
                                           2, 2};
 static const ArgsSpec getnameinfo_args = {"getnameinfo", getnameinfo_names, 2, 1, 2};
+static const ArgsSpec ensure_resolved_args = {"_ensure_resolved", ensure_resolved_names,
+                                              ARG_COUNT, 2, 1};
 
 PyObject *
 names_getaddrinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -412,4 +511,32 @@ names_getnameinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                   PyObject *kwnames)
 {
     return names_new(op, &kind_getnameinfo, &getnameinfo_args, args, nargs, kwnames);
+}
+
+PyObject *
+names_ensure_resolved(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                      PyObject *kwnames)
+{
+    PyloopState *state = ((LoopObject *)op)->state;
+    NamesLiteral literal;
+    PyObject *given[ARG_COUNT];
+    if (args_parse(&ensure_resolved_args, args, nargs, kwnames, given) < 0) {
+        return NULL;
+    }
+    if (!resolve_is_literal(given, &literal) || !resolve_finds_all(state)) {
+        return methods_call_asyncios(op, state, state->str__ensure_resolved, args,
+                                     nargs, kwnames);
+    }
+    PyObject *answer = resolve_answer(state, given, &literal);
+    NameQueryObject *self = NULL;
+    if (answer != NULL) {
+        self = (NameQueryObject *)coro_new(state->NameQueryType, &kind_ensure_resolved,
+                                           (LoopObject *)op);
+    }
+    if (self == NULL) {
+        Py_XDECREF(answer);
+        return NULL;
+    }
+    self->args[ARG_ADDRESS] = answer;
+    return (PyObject *)self;
 }

@@ -523,3 +523,87 @@ sockcall_accept(SockOpObject *self, PyObject **result)
 #endif
     return sockcall_pair_steal(sock, &storage, length, result);
 }
+
+/* ---- connecting ------------------------------------------------------------------ */
+
+/* Whether sock.gettimeout() is 0: with another a native call would block. 1, 0, or -1. */
+static int
+sockcall_is_nonblocking(SockOpObject *self)
+{
+    PyObject *timeout =
+        call_method0(self->sock, self->coro.loop->state->str_gettimeout);
+    if (timeout == NULL) {
+        return -1;
+    }
+    int zero = PyFloat_CheckExact(timeout) && PyFloat_AS_DOUBLE(timeout) == 0.0;
+    Py_DECREF(timeout);
+    return zero;
+}
+
+CoroStatus
+sockcall_connect_to(SockOpObject *self, const struct sockaddr *address,
+                    socklen_t length)
+{
+    if (connect(self->fd, address, length) == 0) {
+        return CORO_RETURN;
+    }
+    /* Interrupted, it goes on by itself, as when it would block. */
+    return errno == EINPROGRESS || errno == EALREADY || errno == EINTR
+               ? CORO_WAIT
+               : sockcall_failed(errno);
+}
+
+CoroStatus
+sockcall_connect(SockOpObject *self, PyObject **result)
+{
+    struct sockaddr_storage storage;
+    socklen_t length;
+    int family;
+    int known = sockcall_knows_family(self, &family);
+    if (known > 0) {
+        known = sockaddr_from_python(family, self->args[0], &storage, &length)
+                    ? sockcall_is_nonblocking(self)
+                    : 0;
+    }
+    if (known == 0) {
+        return sockop_call(self, self->coro.loop->state->str_connect, self->args, 1,
+                           result);
+    }
+    if (known < 0 || sockcall_refresh_fd(self) < 0 ||
+        PySys_Audit("socket.connect", "OO", self->sock, self->args[0]) < 0) {
+        return CORO_ERROR;
+    }
+    CoroStatus status =
+        sockcall_connect_to(self, (const struct sockaddr *)&storage, length);
+    *result = status == CORO_RETURN ? Py_NewRef(Py_None) : NULL;
+    return status;
+}
+
+CoroStatus
+sockcall_pending_error(SockOpObject *self, int *err)
+{
+    if (self->native) {
+        socklen_t length = sizeof(*err);
+        if (sockcall_refresh_fd(self) < 0) {
+            return CORO_ERROR;
+        }
+        return getsockopt(self->fd, SOL_SOCKET, SO_ERROR, err, &length) == 0
+                   ? CORO_RETURN
+                   : sockcall_failed(errno);
+    }
+    PyObject *option[2] = {PyLong_FromLong(SOL_SOCKET), PyLong_FromLong(SO_ERROR)};
+    PyObject *number = NULL;
+    CoroStatus status = CORO_ERROR;
+    if (option[0] != NULL && option[1] != NULL) {
+        status = sockop_call(self, self->coro.loop->state->str_getsockopt, option, 2,
+                             &number);
+    }
+    Py_XDECREF(option[0]);
+    Py_XDECREF(option[1]);
+    if (status == CORO_RETURN) {
+        *err = (int)PyLong_AsLong(number);
+        Py_DECREF(number);
+        status = *err == -1 && PyErr_Occurred() ? CORO_ERROR : CORO_RETURN;
+    }
+    return status;
+}

@@ -136,6 +136,33 @@ sockets_is(PyloopState *state, PyObject *sock, int fd)
     return value == fd;
 }
 
+#ifndef SOCK_NONBLOCK
+/* Makes fd (-1: none, with errno) non-blocking and not inherited. fd, or -1 with errno and
+ * fd closed. */
+static int
+sockets_set_flags(int fd)
+{
+    if (fd >= 0 &&
+        (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) < 0)) {
+        int err = errno;
+        (void)close(fd);
+        errno = err;
+        return -1;
+    }
+    return fd;
+}
+#endif
+
+int
+sockets_open(const SocketKind *kind)
+{
+#ifdef SOCK_NONBLOCK
+    return socket(kind->family, kind->type | SOCK_NONBLOCK | SOCK_CLOEXEC, kind->proto);
+#else
+    return sockets_set_flags(socket(kind->family, kind->type, kind->proto));
+#endif
+}
+
 int
 sockets_accept(int fd, struct sockaddr_storage *address, socklen_t *length)
 {
@@ -143,21 +170,68 @@ sockets_accept(int fd, struct sockaddr_storage *address, socklen_t *length)
     memset(address, 0, sizeof(*address));
     do {
         *length = sizeof(*address);
-#ifdef __linux__
+#ifdef SOCK_NONBLOCK
         accepted = accept4(fd, (struct sockaddr *)address, length,
                            SOCK_NONBLOCK | SOCK_CLOEXEC);
 #else
         accepted = accept(fd, (struct sockaddr *)address, length);
 #endif
     } while (accepted < 0 && errno == EINTR);
-#ifndef __linux__
-    if (accepted >= 0 && (fcntl(accepted, F_SETFD, FD_CLOEXEC) < 0 ||
-                          fcntl(accepted, F_SETFL, O_NONBLOCK) < 0)) {
-        int err = errno;
-        (void)close(accepted);
-        errno = err;
-        return -1;
-    }
-#endif
+#ifdef SOCK_NONBLOCK
     return accepted;
+#else
+    return sockets_set_flags(accepted);
+#endif
+}
+
+/* ---- boxes ------------------------------------------------------------------------- */
+
+static const char box_name[] = "pyloop.socket";
+
+typedef struct {
+    SocketKind kind;
+    int fd; /* -1: taken */
+} SocketBox;
+
+static void
+sockets_drop_box(PyObject *capsule)
+{
+    SocketBox *box = PyCapsule_GetPointer(capsule, box_name);
+    if (box->fd >= 0) {
+        (void)close(box->fd); /* nothing to be done about EIO */
+    }
+    PyMem_RawFree(box);
+}
+
+PyObject *
+sockets_box(const SocketKind *kind, int fd)
+{
+    SocketBox *box = PyMem_RawMalloc(sizeof(*box));
+    if (box == NULL) {
+        return PyErr_NoMemory();
+    }
+    *box = (SocketBox){*kind, -1};
+    PyObject *capsule = PyCapsule_New(box, box_name, sockets_drop_box);
+    if (capsule == NULL) {
+        PyMem_RawFree(box);
+        return NULL;
+    }
+    box->fd = fd;
+    return capsule;
+}
+
+bool
+sockets_is_box(PyObject *object)
+{
+    return PyCapsule_IsValid(object, box_name);
+}
+
+int
+sockets_unbox(PyObject *object, SocketKind *kind)
+{
+    SocketBox *box = PyCapsule_GetPointer(object, box_name);
+    int fd = box->fd;
+    *kind = box->kind;
+    box->fd = -1;
+    return fd;
 }

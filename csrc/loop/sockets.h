@@ -29,6 +29,17 @@ PyObject *sockets_wrap(PyloopState *state, const SocketKind *kind, int fd);
  * socket that is closed. */
 PyObject *sockets_lend(PyloopState *state, const SocketKind *kind, int fd);
 
+/* socket(2): non-blocking and not inherited; -1 with errno. */
+int sockets_open(const SocketKind *kind);
+
+/* An object that owns fd, and closes it unless it is taken out of it: for who has to hand
+ * a socket through Python code that does not look at it. New reference; NULL leaves fd
+ * open, the caller's. */
+PyObject *sockets_box(const SocketKind *kind, int fd);
+bool sockets_is_box(PyObject *object);
+/* The descriptor, the caller's from now on; -1 when it was taken before. */
+int sockets_unbox(PyObject *box, SocketKind *kind);
+
 /* Looks up where a socket object keeps its descriptor, for sockets_is. 0, or -1. */
 int sockets_init(PyloopState *state);
 

@@ -1,4 +1,4 @@
-/* sockops.c - the sock_* methods of the loop: objects, waiting, connecting.
+/* sockops.c - the sock_* methods of the loop: objects, waiting.
  *
  * Does not own: the watch of the descriptor (loop/fds.c), which holds the operation
  * strongly while it is a slot's owner. Whoever is asked to watch the same direction of the
@@ -13,10 +13,7 @@
 #include "loop/handle.h"
 #include "loop/sockets.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <string.h>
-#include <sys/socket.h>
 
 static inline const SockKind *
 sockop_kind(const SockOpObject *self)
@@ -206,192 +203,9 @@ sockop_resume(CoroObject *coro, PyObject *value, PyObject **result)
     return status == CORO_WAIT ? sockop_wait(self) : status;
 }
 
-/* ---- connecting ------------------------------------------------------------ */
-
-typedef enum { CONNECT_NEW, CONNECT_RESOLVING, CONNECT_WAITING } ConnectStage;
-
-/* Whether a native socket's address has no name: asyncio's _ensure_resolved() would give
- * back the same. */
-static bool
-connect_is_literal(SockOpObject *self, const SocketKind *kind)
-{
-    PyObject *address = self->args[0];
-    struct in6_addr bytes; /* the larger of the two */
-    if ((kind->type != SOCK_STREAM && kind->type != SOCK_DGRAM) ||
-        (kind->proto != 0 && kind->proto != IPPROTO_TCP &&
-         kind->proto != IPPROTO_UDP) ||
-        !PyTuple_CheckExact(address) ||
-        PyTuple_GET_SIZE(address) != (kind->family == AF_INET ? 2 : 4) ||
-        !PyUnicode_CheckExact(PyTuple_GET_ITEM(address, 0)) ||
-        !PyLong_CheckExact(PyTuple_GET_ITEM(address, 1))) {
-        return false;
-    }
-    Py_ssize_t size;
-    const char *text = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(address, 0), &size);
-    if (text == NULL) {
-        PyErr_Clear(); /* no literal, whatever it is */
-        return false;
-    }
-    return strlen(text) == (size_t)size && inet_pton(kind->family, text, &bytes) == 1;
-}
-
-/* Whether nobody has replaced the loop's _ensure_resolved(). */
-static bool
-connect_resolves_as_asyncio(LoopObject *loop)
-{
-    PyObject *method =
-        PyObject_GetAttr((PyObject *)loop, loop->state->str__ensure_resolved);
-    bool same = method != NULL && PyMethod_Check(method) &&
-                PyMethod_GET_FUNCTION(method) == loop->state->ensure_resolved;
-    Py_XDECREF(method);
-    PyErr_Clear(); /* it is raised when the method is called */
-    return same;
-}
-
-/* 1 when the address may have a name to resolve, 0 when not, -1 with an exception. */
-static int
-connect_has_name(SockOpObject *self)
-{
-    PyloopState *state = self->coro.loop->state;
-    if (self->native) {
-        SocketKind kind;
-        if (sockets_kind(state, self->sock, &kind) < 0) {
-            return -1;
-        }
-        return (kind.family == AF_INET || kind.family == AF_INET6) &&
-               !(connect_is_literal(self, &kind) &&
-                 connect_resolves_as_asyncio(self->coro.loop));
-    }
-    PyObject *family = PyObject_GetAttr(self->sock, state->str_family);
-    if (family == NULL) {
-        return -1;
-    }
-    long number = PyLong_Check(family) ? PyLong_AsLong(family) : AF_UNSPEC;
-    Py_DECREF(family);
-    if (number == -1 && PyErr_Occurred()) {
-        return -1;
-    }
-    return number == AF_INET || number == AF_INET6;
-}
-
-/* Waits for self._ensure_resolved(address, family=..., type=..., proto=..., loop=self). */
-static CoroStatus
-connect_resolve(SockOpObject *self)
-{
-    PyloopState *state = self->coro.loop->state;
-    PyObject *loop = (PyObject *)self->coro.loop;
-    PyObject *names = PyTuple_Pack(4, state->str_family, state->str_type,
-                                   state->str_proto, state->str_loop);
-    PyObject *family = PyObject_GetAttr(self->sock, state->str_family);
-    PyObject *type = PyObject_GetAttr(self->sock, state->str_type);
-    PyObject *proto = PyObject_GetAttr(self->sock, state->str_proto);
-    PyObject *values[6] = {loop, self->args[0], family, type, proto, loop};
-    PyObject *awaitable = NULL;
-    CoroStatus status = CORO_ERROR;
-    if (names != NULL && family != NULL && type != NULL && proto != NULL) {
-        awaitable =
-            PyObject_VectorcallMethod(state->str__ensure_resolved, values, 2, names);
-    }
-    if (awaitable != NULL) {
-        self->stage = CONNECT_RESOLVING;
-        status = coro_await(&self->coro, awaitable);
-    }
-    Py_XDECREF(awaitable);
-    Py_XDECREF(names);
-    Py_XDECREF(family);
-    Py_XDECREF(type);
-    Py_XDECREF(proto);
-    return status;
-}
-
-/* The address of the first of getaddrinfo's entries takes the place of the given one. */
-static int
-connect_take_resolved(SockOpObject *self, PyObject *entries)
-{
-    enum { ADDRESS = 4 }; /* (family, type, proto, canonname, address) */
-    PyObject *first = PySequence_GetItem(entries, 0);
-    PyObject *address = first != NULL ? PySequence_GetItem(first, ADDRESS) : NULL;
-    Py_XDECREF(first);
-    if (address == NULL) {
-        return -1;
-    }
-    Py_SETREF(self->args[0], address);
-    return 0;
-}
-
-static CoroStatus
-connect_attempt(SockOpObject *self, PyObject **result)
-{
-    CoroStatus status =
-        sockop_call(self, self->coro.loop->state->str_connect, self->args, 1, result);
-    if (status == CORO_WAIT) {
-        self->stage = CONNECT_WAITING;
-    }
-    return status;
-}
-
-/* Writable: the connection was made, or SO_ERROR says why not. */
-static CoroStatus
-connect_check(SockOpObject *self, PyObject **result)
-{
-    PyObject *option[2] = {PyLong_FromLong(SOL_SOCKET), PyLong_FromLong(SO_ERROR)};
-    CoroStatus status = CORO_ERROR;
-    if (option[0] != NULL && option[1] != NULL) {
-        status = sockop_call(self, self->coro.loop->state->str_getsockopt, option, 2,
-                             result);
-    }
-    Py_XDECREF(option[0]);
-    Py_XDECREF(option[1]);
-    if (status != CORO_RETURN) {
-        return status;
-    }
-    long err = PyLong_AsLong(*result);
-    Py_CLEAR(*result);
-    if (err == -1 && PyErr_Occurred()) {
-        return CORO_ERROR;
-    }
-    if (err == 0) {
-        *result = Py_NewRef(Py_None);
-        return CORO_RETURN;
-    }
-    PyObject *text = PyUnicode_FromFormat("Connect call failed %S", self->args[0]);
-    PyObject *exc =
-        text != NULL ? PyObject_CallFunction(PyExc_OSError, "lO", err, text) : NULL;
-    Py_XDECREF(text);
-    if (exc != NULL) {
-        PyErr_SetRaisedException(exc);
-    }
-    return CORO_ERROR;
-}
-
-static CoroStatus
-sockop_connect_resume(CoroObject *coro, PyObject *value, PyObject **result)
-{
-    SockOpObject *self = (SockOpObject *)coro;
-    CoroStatus status;
-    if (loop_check_closed(coro->loop) < 0) {
-        return CORO_ERROR;
-    }
-    if (self->stage == CONNECT_WAITING) {
-        status = connect_check(self, result);
-    }
-    else if (self->stage == CONNECT_RESOLVING) {
-        status = connect_take_resolved(self, value) == 0 ? connect_attempt(self, result)
-                                                         : CORO_ERROR;
-    }
-    else {
-        int has_name = sockop_begin(self) == 0 ? connect_has_name(self) : -1;
-        if (has_name != 0) {
-            return has_name > 0 ? connect_resolve(self) : CORO_ERROR;
-        }
-        status = connect_attempt(self, result);
-    }
-    return status == CORO_WAIT ? sockop_wait(self) : status;
-}
-
 /* ---- the object and the methods --------------------------------------------- */
 
-static int
+int
 sockop_traverse(CoroObject *coro, visitproc visit, void *arg)
 {
     SockOpObject *self = (SockOpObject *)coro;
@@ -424,6 +238,23 @@ sockop_type_create(PyObject *module)
                             "The coroutine of a sock_* method of the loop.");
 }
 
+PyObject *
+sockop_alloc(LoopObject *loop, PyTypeObject *type, const SockKind *kind, PyObject *sock,
+             PyObject *const *args, Py_ssize_t nargs)
+{
+    SockOpObject *self = (SockOpObject *)coro_new(type, &kind->coro, loop);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->fd = -1;
+    self->watched = -1;
+    self->sock = Py_XNewRef(sock);
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        self->args[i] = Py_XNewRef(args[i]);
+    }
+    return (PyObject *)self;
+}
+
 static PyObject *
 sockop_new(PyObject *op, const SockKind *kind, PyObject *const *args, Py_ssize_t nargs,
            PyObject *kwnames)
@@ -434,18 +265,8 @@ sockop_new(PyObject *op, const SockKind *kind, PyObject *const *args, Py_ssize_t
     if (args_parse(&kind->args, args, nargs, kwnames, values) < 0) {
         return NULL;
     }
-    SockOpObject *self =
-        (SockOpObject *)coro_new(loop->state->SockOpType, &kind->coro, loop);
-    if (self == NULL) {
-        return NULL;
-    }
-    self->fd = -1;
-    self->watched = -1;
-    self->sock = Py_NewRef(values[0]);
-    for (Py_ssize_t i = 1; i < kind->args.count; i++) {
-        self->args[i - 1] = Py_XNewRef(values[i]);
-    }
-    return (PyObject *)self;
+    return sockop_alloc(loop, loop->state->SockOpType, kind, values[0], values + 1,
+                        kind->args.count - 1);
 }
 
 /* sock and what else each method takes; asyncio's names. */
@@ -461,7 +282,7 @@ static const char *const sendfile_names[] = {"sock", "file", "offset", "count"};
 
 #define SOCK_KIND(method, required, dir, attempt_function)                             \
     {                                                                                  \
-        .coro = {"Loop.sock_" #method, sockop_resume, sockop_release,                  \
+        .coro = {"Loop.sock_" #method, sockop_resume, NULL, sockop_release,            \
                  sockop_traverse},                                                     \
         .args = {"sock_" #method, method##_names, Py_ARRAY_LENGTH(method##_names),     \
                  required, Py_ARRAY_LENGTH(method##_names)},                           \
@@ -482,7 +303,7 @@ static const SockKind kind_sendto = SOCK_KIND(sendto, 3, FD_WRITE, sockcall_send
 static const SockKind kind_accept = SOCK_KIND(accept, 1, FD_READ, sockcall_accept);
 /* Not lazy: a fresh connection mostly becomes a transport's. */
 static const SockKind kind_connect = {
-    .coro = {"Loop.sock_connect", sockop_connect_resume, sockop_release,
+    .coro = {"Loop.sock_connect", connect_resume, NULL, sockop_release,
              sockop_traverse},
     .args = {"sock_connect", connect_names, Py_ARRAY_LENGTH(connect_names), 2,
              Py_ARRAY_LENGTH(connect_names)},
@@ -490,7 +311,8 @@ static const SockKind kind_connect = {
 };
 /* Called by Loop._sock_sendfile_native (_sendfile.py), which looks at the file. */
 static const SockKind kind_sendfile = {
-    .coro = {"Loop._sock_sendfile", sockop_resume, sendfile_release, sockop_traverse},
+    .coro = {"Loop._sock_sendfile", sockop_resume, NULL, sendfile_release,
+             sockop_traverse},
     .args = {"_sock_sendfile", sendfile_names, Py_ARRAY_LENGTH(sendfile_names), 4,
              Py_ARRAY_LENGTH(sendfile_names)},
     .direction = FD_WRITE,

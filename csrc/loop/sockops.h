@@ -1,7 +1,7 @@
 /* sockops.h - what the files of the sock_* methods share.
  *
  * sockops.c has the object, its waiting and its methods; sockcalls.c the attempts of each
- * operation, sendfile.c those of sendfile.
+ * operation, connect.c the steps of connecting, sendfile.c those of sendfile.
  *
  * An operation is attempted at once, and again each time its descriptor is ready, always
  * inside a step of the coroutine: what is ready only resolves the future that the task
@@ -18,11 +18,13 @@
 #include "base/args.h"
 #include "loop/coro.h"
 
+#include <sys/socket.h>
+
 enum { SOCKOP_ARGS = 3 };
 
 typedef struct {
     CoroObject coro;
-    PyObject *sock;              /* strong, NULL once done */
+    PyObject *sock;              /* strong; NULL once done, or without one */
     PyObject *args[SOCKOP_ARGS]; /* strong or NULL: what follows sock */
     PyObject *future; /* strong or NULL: unresolved, and this operation's to resolve */
     Py_ssize_t sent;  /* sendall, sendfile: bytes sent */
@@ -31,7 +33,7 @@ typedef struct {
                        * another owner by now */
     bool native;      /* exactly socket.socket */
     bool holds_data;  /* sendall: args[0] is our own memoryview */
-    uint8_t stage;    /* connect: ConnectStage */
+    uint8_t stage;    /* connect.c: ConnectStage */
 } SockOpObject;
 
 typedef struct {
@@ -44,6 +46,11 @@ typedef struct {
 } SockKind;
 
 /* sockops.c */
+/* An operation that has not run, of a type that begins with SockOpObject. sock and
+ * args[0..nargs) may be NULL. */
+PyObject *sockop_alloc(LoopObject *loop, PyTypeObject *type, const SockKind *kind,
+                       PyObject *sock, PyObject *const *args, Py_ssize_t nargs);
+int sockop_traverse(CoroObject *coro, visitproc visit, void *arg);
 void sockop_release(CoroObject *coro);
 /* The checks of asyncio's sock_*. 0, or -1. */
 int sockop_begin(SockOpObject *self);
@@ -64,6 +71,16 @@ CoroStatus sockcall_recvfrom_into(SockOpObject *self, PyObject **result);
 CoroStatus sockcall_sendall(SockOpObject *self, PyObject **result);
 CoroStatus sockcall_sendto(SockOpObject *self, PyObject **result);
 CoroStatus sockcall_accept(SockOpObject *self, PyObject **result);
+/* To the address args[0]. CORO_WAIT: the connection is being made. */
+CoroStatus sockcall_connect(SockOpObject *self, PyObject **result);
+/* connect(2) of self->fd. CORO_RETURN (without a result), CORO_WAIT, CORO_ERROR. */
+CoroStatus sockcall_connect_to(SockOpObject *self, const struct sockaddr *address,
+                               socklen_t length);
+/* SO_ERROR. CORO_RETURN with *err, CORO_WAIT as sockop_call, CORO_ERROR. */
+CoroStatus sockcall_pending_error(SockOpObject *self, int *err);
+
+/* connect.c: of sock_connect */
+CoroStatus connect_resume(CoroObject *coro, PyObject *value, PyObject **result);
 
 /* sendfile.c: the arguments are the file, the offset and the count (or None). */
 CoroStatus sockcall_sendfile(SockOpObject *self, PyObject **result);

@@ -2,6 +2,7 @@
 #include "loop/loop.h"
 
 #include "base/call.h"
+#include "loop/methods.h"
 
 #include <string.h>
 
@@ -86,32 +87,6 @@ tasks_create_future(PyObject *op, PyObject *Py_UNUSED(ignored))
     return tasks_new_future((LoopObject *)op);
 }
 
-/* With a task factory or in debug mode: this Python version's own create_task. */
-static PyObject *
-tasks_create_inherited(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
-                       PyObject *kwnames)
-{
-    PyObject *method =
-        PyObject_GetAttr(self->state->BaseEventLoop, self->state->str_create_task);
-    if (method == NULL) {
-        return NULL;
-    }
-    Py_ssize_t total = nargs + (kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0);
-    PyObject *result = NULL;
-    PyObject **values = PyMem_New(PyObject *, (size_t)total + 1);
-    if (values == NULL) {
-        PyErr_NoMemory();
-    }
-    else {
-        values[0] = (PyObject *)self;
-        memcpy(values + 1, args, (size_t)total * sizeof(*values));
-        result = PyObject_Vectorcall(method, values, (size_t)nargs + 1, kwnames);
-        PyMem_Free(values);
-    }
-    Py_DECREF(method);
-    return result;
-}
-
 enum { CREATE_TASK_KEYWORDS = 8 };
 
 PyObject *
@@ -122,7 +97,9 @@ tasks_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     Py_ssize_t nkw = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
     if (self->task_factory != NULL || self->debug || nargs != 1 ||
         nkw >= CREATE_TASK_KEYWORDS) {
-        return tasks_create_inherited(self, args, nargs, kwnames);
+        /* This Python version's own. */
+        return methods_call_asyncios(op, self->state, self->state->str_create_task,
+                                     args, nargs, kwnames);
     }
     if (loop_check_closed(self) < 0) {
         return NULL;

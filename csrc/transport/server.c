@@ -165,23 +165,6 @@ listener_start_task(ListenerObject *self, int fd, const struct sockaddr_storage 
     return done != NULL ? 0 : listener_report(self, NULL);
 }
 
-/* Whether the loop's _make_socket_transport is this core's: 1, 0, or -1. */
-static int
-listener_makes_plain(ListenerObject *self)
-{
-    PyObject *method = PyObject_GetAttr((PyObject *)self->loop,
-                                        self->loop->state->str__make_socket_transport);
-    if (method == NULL) {
-        return -1;
-    }
-    PyObject *own = PyObject_GetAttr((PyObject *)self->loop->state->LoopType,
-                                     self->loop->state->str__make_socket_transport);
-    int ours = own != NULL ? methods_bound(method, own, (PyObject *)self->loop) : -1;
-    Py_XDECREF(own);
-    Py_DECREF(method);
-    return ours;
-}
-
 static int
 listener_start(ListenerObject *self, int fd, const struct sockaddr_storage *peer,
                socklen_t length)
@@ -192,16 +175,11 @@ listener_start(ListenerObject *self, int fd, const struct sockaddr_storage *peer
         (void)close(fd);
         return listener_report(self, NULL);
     }
-    int plain = listener_has(self, ARG_SSL) ? 0 : listener_makes_plain(self);
-    int rc;
-    if (plain < 0) {
-        (void)close(fd);
-        rc = listener_report(self, NULL);
-    }
-    else {
-        rc = plain ? listener_start_plain(self, fd, peer, context)
+    bool plain =
+        !listener_has(self, ARG_SSL) &&
+        methods_is_core(self->loop, self->loop->state->str__make_socket_transport);
+    int rc = plain ? listener_start_plain(self, fd, peer, context)
                    : listener_start_task(self, fd, peer, length, context);
-    }
     context_exit(context);
     return rc;
 }

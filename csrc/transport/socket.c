@@ -150,6 +150,16 @@ socket_keep_peer(StreamObject *self)
     }
 }
 
+int
+socket_start_soon(StreamObject *self, PyObject *waiter, PyObject *context)
+{
+    socket_keep_peer(self);
+    if (context != NULL) {
+        Py_SETREF(self->context, Py_NewRef(context));
+    }
+    return stream_schedule_start(self, waiter, context);
+}
+
 /* What is sent through the descriptor of an SSLSocket would not be encrypted. 0, or -1. */
 static int
 socket_check_plain(PyloopState *state, PyObject *sock)
@@ -189,15 +199,8 @@ socket_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     StreamObject *self =
         socket_new(loop, fd, given[0], &kind, given[1], given[3], given[4]);
-    if (self == NULL) {
-        return NULL;
-    }
-    socket_keep_peer(self);
     PyObject *context = given[5] != Py_None ? given[5] : NULL; /* 3.15 */
-    if (context != NULL) {
-        Py_SETREF(self->context, Py_NewRef(context));
-    }
-    if (stream_schedule_start(self, given[2], context) < 0) {
+    if (self != NULL && socket_start_soon(self, given[2], context) < 0) {
         Py_CLEAR(self);
     }
     return (PyObject *)self;

@@ -266,6 +266,13 @@ StreamObject *socket_new(LoopObject *loop, int fd, PyObject *sock,
                          const SocketKind *kind, PyObject *protocol, PyObject *extra,
                          PyObject *server);
 
+/* Remembers the peer, and schedules the start as stream_schedule_start; its context, unless
+ * it is NULL, is that of all callbacks. 0, or -1. */
+int socket_start_soon(StreamObject *self, PyObject *waiter, PyObject *context);
+
+/* make.c */
+PyTypeObject *transportop_type_create(PyObject *module);
+
 /* pipe.c */
 PyTypeObject *pipe_reader_type_create(PyObject *module);
 PyTypeObject *pipe_writer_type_create(PyObject *module);
