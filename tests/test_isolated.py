@@ -123,3 +123,9 @@ def test_the_module_imported_again_and_dropped(loop_kind):
 @pytest.mark.parametrize("scenario", ["one_after_another", "side_by_side", "destroyed"])
 def test_subinterpreters(loop_kind, scenario):
     run("subinterpreters.py", loop_kind, scenario)
+
+
+@pytest.mark.parametrize("action", ["drop", "close", "use_another", "leave"])
+@pytest.mark.parametrize("reused", ["", "reused"])
+def test_a_child_that_closes_every_descriptor(loop_kind, action, reused):
+    run("daemon.py", loop_kind, action, reused)

@@ -34,23 +34,14 @@
 #include "loop/fds.h"
 
 #include "base/errors.h"
+#include "base/files.h"
 #include "loop/handle.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 
 typedef struct FdUvPoller FdUvPoller;
 typedef struct FdUvWatch FdUvWatch;
-
-/* Which file a number stands for. Equal ids prove little (all of Linux's eventfds have
- * the same one), different ids prove that the number was closed and used again. */
-typedef struct {
-    dev_t device;
-    ino_t inode;
-} FileId;
 
 struct FdUvWatch {
     uv_poll_t uv;       /* initialised if opened: on_watch_closed_nogil frees it then */
@@ -93,25 +84,6 @@ static FdUvWatch *
 watch_from_uv(uv_handle_t *handle)
 {
     return (FdUvWatch *)((char *)handle - offsetof(FdUvWatch, uv));
-}
-
-/* 0, or an errno: EBADF for a closed descriptor. */
-static int
-file_identify(int fd, FileId *file)
-{
-    struct stat status;
-    if (fstat(fd, &status) < 0) {
-        *file = (FileId){0};
-        return errno;
-    }
-    *file = (FileId){.device = status.st_dev, .inode = status.st_ino};
-    return 0;
-}
-
-static bool
-file_equal(const FileId *a, const FileId *b)
-{
-    return a->device == b->device && a->inode == b->inode;
 }
 
 /* ---- poller->changed ---- */

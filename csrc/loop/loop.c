@@ -12,7 +12,6 @@
 #include "loop/handle.h"
 #include "loop/methods.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -76,19 +75,6 @@ loop_override_names(PyloopState *state, PyObject *names[4])
     names[3] = state->str_create_future;
 }
 
-/* Coroutines and hooks of asyncio's that C code does the work of, unless they were
- * replaced. */
-enum { HOOK_COUNT = 4 };
-
-static void
-loop_hook_names(PyloopState *state, PyObject *names[HOOK_COUNT])
-{
-    names[0] = state->str_sock_connect;
-    names[1] = state->str__ensure_resolved;
-    names[2] = state->str__create_connection_transport;
-    names[3] = state->str__make_socket_transport;
-}
-
 /* Compares what the type has under each name with what this file put there. */
 void
 loop_refresh_overrides(LoopObject *self)
@@ -112,39 +98,52 @@ loop_refresh_overrides(LoopObject *self)
     self->type_overrides = found;
 }
 
-/* setattr() interns names, and so does the compiler. */
-static bool
-loop_is_name(PyObject *name, PyObject *known)
-{
-    return name == known || (PyUnicode_Check(name) && !PyUnicode_CHECK_INTERNED(name) &&
-                             PyUnicode_Compare(name, known) == 0);
-}
-
 static int
 loop_setattro(PyObject *op, PyObject *name, PyObject *value)
 {
     LoopObject *self = (LoopObject *)op;
-    PyObject *names[4], *hooks[HOOK_COUNT];
+    PyObject *names[4];
     if (PyObject_GenericSetAttr(op, name, value) < 0) {
         return -1;
     }
     loop_override_names(self->state, names);
-    loop_hook_names(self->state, hooks);
     LockHold hold;
     lock_enter(&self->lock, &hold);
     for (unsigned int bit = 0; bit < 4; bit++) {
-        if (loop_is_name(name, names[bit])) {
+        if (PyUnicode_Check(name) && PyUnicode_Compare(name, names[bit]) == 0) {
             uint8_t flag = (uint8_t)(1u << bit);
             self->instance_overrides =
                 (uint8_t)(value != NULL ? self->instance_overrides | flag
                                         : self->instance_overrides & (uint8_t)~flag);
         }
-        if (loop_is_name(name, hooks[bit])) {
-            self->instance_overrides |= OVERRIDE_HOOK;
-        }
     }
     lock_exit(&hold);
     return 0;
+}
+
+enum { UV_FDS = Py_ARRAY_LENGTH(((LoopObject *)NULL)->uv_files) };
+
+/* The descriptors that libuv has for itself; -1 for those that it has not. */
+static void
+loop_uv_fds(LoopObject *self, int fds[UV_FDS])
+{
+    fds[0] = self->uv.backend_fd;
+    fds[1] = self->uv.async_io_watcher.fd;
+    fds[2] = self->uv.signal_pipefd[0];
+    fds[3] = self->uv.signal_pipefd[1];
+}
+
+static void
+loop_note_uv_files(LoopObject *self)
+{
+    int fds[UV_FDS];
+    loop_uv_fds(self, fds);
+    for (int i = 0; i < UV_FDS; i++) {
+        self->uv_files[i] = (FileId){0};
+        if (fds[i] >= 0) {
+            (void)file_identify(fds[i], &self->uv_files[i]); /* or none is noted */
+        }
+    }
 }
 
 int
@@ -159,6 +158,7 @@ loop_check_fork(LoopObject *self)
         false; /* forked by another thread: no thread of this process polls */
     if (self->fork_err == 0) {
         self->fork_err = uv_loop_fork(&self->uv);
+        loop_note_uv_files(self);
     }
     int rc = self->fork_err < 0 ? errors_raise_uv(self->fork_err)
                                 : self->fds.poller->after_fork(self);
@@ -213,6 +213,7 @@ loop_open(LoopObject *self)
     if (fds_init(self) < 0) {
         goto fail_fds;
     }
+    loop_note_uv_files(self);
     self->phase = LOOP_OPEN;
     self->uv_open = true;
     return 0;
@@ -299,16 +300,30 @@ loop_close_uv(LoopObject *self)
     (void)err;
 }
 
-/* Closes the descriptors that libuv has after a fork that left it without one to poll.
- * Entered again, it would abort the process: its memory, in a child that is out of
- * descriptors, stays. */
+/* Whether libuv can be entered once more: not after a fork that left it without a
+ * descriptor to poll, nor when the program has closed its descriptors, as one does that
+ * becomes a daemon. It would abort the process. */
+static bool
+loop_uv_is_whole(LoopObject *self)
+{
+    int fds[UV_FDS];
+    loop_uv_fds(self, fds);
+    for (int i = 0; i < UV_FDS; i++) {
+        if (fds[i] >= 0 && file_is_gone(fds[i], &self->uv_files[i])) {
+            return false;
+        }
+    }
+    return fds[0] >= 0;
+}
+
+/* Closes what libuv still has of descriptors, without it; its memory stays. */
 static void
 loop_abandon_uv(LoopObject *self)
 {
-    const int fds[] = {self->uv.async_io_watcher.fd, self->uv.signal_pipefd[0],
-                       self->uv.signal_pipefd[1]};
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(fds); i++) {
-        if (fds[i] >= 0) {
+    int fds[UV_FDS];
+    loop_uv_fds(self, fds);
+    for (int i = 0; i < UV_FDS; i++) {
+        if (fds[i] >= 0 && !file_is_gone(fds[i], &self->uv_files[i])) {
             (void)close(fds[i]);
         }
     }
@@ -323,8 +338,9 @@ loop_close_core(LoopObject *self)
         }
         loop_drop_work(self);
         self->uv_open = false;
+        bool whole = loop_uv_is_whole(self);
         fds_close(self);
-        if (self->uv.backend_fd != -1) {
+        if (whole) {
             loop_close_uv(self);
         }
         else {
@@ -808,8 +824,6 @@ static PyMethodDef loop_methods[] = {
     {"sock_connect", FASTCALL(sockop_connect), KEYWORDS,
      "sock_connect($self, sock, address)\n--\n\n"
      "Coroutine: connect to address. As asyncio's loop.sock_connect()."},
-    {"_ensure_resolved", FASTCALL(names_ensure_resolved), KEYWORDS, NULL},
-    {"_connect_sock", FASTCALL(connect_open), KEYWORDS, NULL},
     {"_sock_sendfile", FASTCALL(sockop_sendfile), KEYWORDS,
      "_sock_sendfile($self, sock, file, offset, count)\n--\n\n"
      "Coroutine: sendfile(2) from offset, count bytes or all (None); how many."},
@@ -824,7 +838,6 @@ static PyMethodDef loop_methods[] = {
      "_make_socket_transport($self, sock, protocol, waiter=None, *, extra=None,\n"
      "                       server=None, context=None)\n--\n\n"
      "The transport of a connected stream socket; connection_made() comes later."},
-    {"_create_connection_transport", FASTCALL(transportop_new), KEYWORDS, NULL},
     {"_make_read_pipe_transport", FASTCALL(LOCKED(pipe_make_reader)), KEYWORDS,
      "_make_read_pipe_transport($self, pipe, protocol, waiter=None, extra=None)\n--\n\n"
      "The transport of what a pipe, socket or character device has to be read."},

@@ -16,6 +16,7 @@
 
 #include "base/compat.h"
 
+#include "base/files.h"
 #include "base/lock.h"
 #include "base/state.h"
 #include "ds/heap.h"
@@ -37,8 +38,6 @@ enum {
     OVERRIDE_CALL_SOON = 1 << 1,
     OVERRIDE_CALL_AT = 1 << 2,
     OVERRIDE_CREATE_FUTURE = 1 << 3,
-    /* One of loop_hook_names() was ever set on the instance: look each time. */
-    OVERRIDE_HOOK = 1 << 4,
 };
 
 typedef struct HandleObject HandleObject;
@@ -54,6 +53,7 @@ struct LoopObject {
     unsigned int forks; /* forks_count() of the process that the uv loop and the poller
                          * belong to */
     int fork_err;       /* < 0: libuv could not follow a fork: not to be run again */
+    FileId uv_files[4]; /* of libuv's descriptors, as loop_uv_fds has them */
     bool counted;       /* in state->live_loops */
 
     /* Flags that asyncio keeps as attributes of the same name (getsets in loop.c). */
@@ -237,26 +237,17 @@ PyObject *sockop_connect(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 PyObject *sockop_sendfile(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                           PyObject *kwnames);
 
-/* connect.c */
-PyTypeObject *connectop_type_create(PyObject *module);
-PyObject *connect_open(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
-                       PyObject *kwnames);
-
 /* names.c */
 PyTypeObject *namequery_type_create(PyObject *module);
 PyObject *names_getaddrinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                             PyObject *kwnames);
 PyObject *names_getnameinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                             PyObject *kwnames);
-PyObject *names_ensure_resolved(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
-                                PyObject *kwnames);
 
 /* transport/: the hooks that make transports and serve. Defined above this layer, named
  * here because Loop's table of methods must list them. */
 PyObject *socket_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames);
-PyObject *transportop_new(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
-                          PyObject *kwnames);
 PyObject *pipe_make_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames);
 PyObject *pipe_make_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
