@@ -41,6 +41,9 @@ void failcall_add_range(int caller, uintptr_t low, uintptr_t high);
     X(sendmsg)                                                                         \
     X(sendmmsg)                                                                        \
     X(accept4)                                                                         \
+    X(socket)                                                                          \
+    X(connect)                                                                         \
+    X(getsockopt)                                                                      \
     X(setsockopt)                                                                      \
     X(getsockname)                                                                     \
     X(getpeername)                                                                     \
@@ -264,6 +267,27 @@ accept4(int fd, struct sockaddr *restrict address, socklen_t *restrict size, int
 {
     FAIL(accept4)
     return real(fd, address, size, flags);
+}
+
+int
+socket(int family, int type, int protocol)
+{
+    FAIL(socket)
+    return real(family, type, protocol);
+}
+
+int
+connect(int fd, const struct sockaddr *address, socklen_t size)
+{
+    FAIL(connect)
+    return real(fd, address, size);
+}
+
+int
+getsockopt(int fd, int level, int name, void *restrict value, socklen_t *restrict size)
+{
+    FAIL(getsockopt)
+    return real(fd, level, name, value, size);
 }
 
 int

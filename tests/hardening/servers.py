@@ -52,6 +52,47 @@ def server(w: World):
 
 
 @scenario
+def connection_refused(w: World):
+    """Of what a name stands for."""
+    listener = w.listener()
+    address = listener.getsockname()
+    listener.close()
+    entry = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address)
+
+    async def resolve(*args, **keywords):
+        return [entry]
+
+    loop = w.loop
+    loop.getaddrinfo = resolve
+    with w.armed(), contextlib.suppress(ConnectionRefusedError):
+        w.run(loop.create_connection(lambda: Recorder(w), "name.test", 1))
+        raise AssertionError("it connected")
+
+
+@scenario
+def connection_given_up(w: World):
+    """By each of the ways that end a coroutine, in each of its steps."""
+    address = w.listener().getsockname()
+
+    async def main(rounds):
+        task = asyncio.ensure_future(loop.create_connection(asyncio.Protocol, *address))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        if not task.cancel():
+            (await task)[0].abort()
+        await asyncio.wait([task])
+        await asyncio.sleep(0)
+
+    loop = w.loop
+    with w.armed():
+        for rounds in range(1, 5):
+            w.run(main(rounds))
+        coroutine = loop.create_connection(asyncio.Protocol, *address)
+        coroutine.send(None)
+        coroutine.close()
+
+
+@scenario
 def accepting(w: World):
     """One iteration that accepts several connections."""
     factory, protocols = recorders(w)
