@@ -75,6 +75,19 @@ loop_override_names(PyloopState *state, PyObject *names[4])
     names[3] = state->str_create_future;
 }
 
+/* Coroutines and hooks of asyncio's that C code does the work of, unless they were
+ * replaced. */
+enum { HOOK_COUNT = 4 };
+
+static void
+loop_hook_names(PyloopState *state, PyObject *names[HOOK_COUNT])
+{
+    names[0] = state->str_sock_connect;
+    names[1] = state->str__ensure_resolved;
+    names[2] = state->str__create_connection_transport;
+    names[3] = state->str__make_socket_transport;
+}
+
 /* Compares what the type has under each name with what this file put there. */
 void
 loop_refresh_overrides(LoopObject *self)
@@ -98,52 +111,39 @@ loop_refresh_overrides(LoopObject *self)
     self->type_overrides = found;
 }
 
+/* setattr() interns names, and so does the compiler. */
+static bool
+loop_is_name(PyObject *name, PyObject *known)
+{
+    return name == known || (PyUnicode_Check(name) && !PyUnicode_CHECK_INTERNED(name) &&
+                             PyUnicode_Compare(name, known) == 0);
+}
+
 static int
 loop_setattro(PyObject *op, PyObject *name, PyObject *value)
 {
     LoopObject *self = (LoopObject *)op;
-    PyObject *names[4];
+    PyObject *names[4], *hooks[HOOK_COUNT];
     if (PyObject_GenericSetAttr(op, name, value) < 0) {
         return -1;
     }
     loop_override_names(self->state, names);
+    loop_hook_names(self->state, hooks);
     LockHold hold;
     lock_enter(&self->lock, &hold);
     for (unsigned int bit = 0; bit < 4; bit++) {
-        if (PyUnicode_Check(name) && PyUnicode_Compare(name, names[bit]) == 0) {
+        if (loop_is_name(name, names[bit])) {
             uint8_t flag = (uint8_t)(1u << bit);
             self->instance_overrides =
                 (uint8_t)(value != NULL ? self->instance_overrides | flag
                                         : self->instance_overrides & (uint8_t)~flag);
         }
+        if (loop_is_name(name, hooks[bit])) {
+            self->instance_overrides |= OVERRIDE_HOOK;
+        }
     }
     lock_exit(&hold);
     return 0;
-}
-
-enum { UV_FDS = Py_ARRAY_LENGTH(((LoopObject *)NULL)->uv_files) };
-
-/* The descriptors that libuv has for itself; -1 for those that it has not. */
-static void
-loop_uv_fds(LoopObject *self, int fds[UV_FDS])
-{
-    fds[0] = self->uv.backend_fd;
-    fds[1] = self->uv.async_io_watcher.fd;
-    fds[2] = self->uv.signal_pipefd[0];
-    fds[3] = self->uv.signal_pipefd[1];
-}
-
-static void
-loop_note_uv_files(LoopObject *self)
-{
-    int fds[UV_FDS];
-    loop_uv_fds(self, fds);
-    for (int i = 0; i < UV_FDS; i++) {
-        self->uv_files[i] = (FileId){0};
-        if (fds[i] >= 0) {
-            (void)file_identify(fds[i], &self->uv_files[i]); /* or none is noted */
-        }
-    }
 }
 
 int
@@ -289,46 +289,6 @@ loop_drop_work(LoopObject *self)
     Py_CLEAR(self->task_keywords);
 }
 
-/* Ends libuv's loop: only closing handles are left, so it cannot wait. */
-static void
-loop_close_uv(LoopObject *self)
-{
-    uv_close((uv_handle_t *)&self->waker, NULL);
-    (void)uv_run(&self->uv, UV_RUN_DEFAULT);
-    int err = uv_loop_close(&self->uv);
-    assert(err == 0);
-    (void)err;
-}
-
-/* Whether libuv can be entered once more: not after a fork that left it without a
- * descriptor to poll, nor when the program has closed its descriptors, as one does that
- * becomes a daemon. It would abort the process. */
-static bool
-loop_uv_is_whole(LoopObject *self)
-{
-    int fds[UV_FDS];
-    loop_uv_fds(self, fds);
-    for (int i = 0; i < UV_FDS; i++) {
-        if (fds[i] >= 0 && file_is_gone(fds[i], &self->uv_files[i])) {
-            return false;
-        }
-    }
-    return fds[0] >= 0;
-}
-
-/* Closes what libuv still has of descriptors, without it; its memory stays. */
-static void
-loop_abandon_uv(LoopObject *self)
-{
-    int fds[UV_FDS];
-    loop_uv_fds(self, fds);
-    for (int i = 0; i < UV_FDS; i++) {
-        if (fds[i] >= 0 && !file_is_gone(fds[i], &self->uv_files[i])) {
-            (void)close(fds[i]);
-        }
-    }
-}
-
 void
 loop_close_core(LoopObject *self)
 {
@@ -340,12 +300,7 @@ loop_close_core(LoopObject *self)
         self->uv_open = false;
         bool whole = loop_uv_is_whole(self);
         fds_close(self);
-        if (whole) {
-            loop_close_uv(self);
-        }
-        else {
-            loop_abandon_uv(self);
-        }
+        loop_end_uv(self, whole);
         handle_free_spares(self);
         datagram_free_spares(self);
         PyMem_RawFree(self->scratch);
@@ -824,6 +779,8 @@ static PyMethodDef loop_methods[] = {
     {"sock_connect", FASTCALL(sockop_connect), KEYWORDS,
      "sock_connect($self, sock, address)\n--\n\n"
      "Coroutine: connect to address. As asyncio's loop.sock_connect()."},
+    {"_ensure_resolved", FASTCALL(names_ensure_resolved), KEYWORDS, NULL},
+    {"_connect_sock", FASTCALL(connect_open), KEYWORDS, NULL},
     {"_sock_sendfile", FASTCALL(sockop_sendfile), KEYWORDS,
      "_sock_sendfile($self, sock, file, offset, count)\n--\n\n"
      "Coroutine: sendfile(2) from offset, count bytes or all (None); how many."},
@@ -838,6 +795,7 @@ static PyMethodDef loop_methods[] = {
      "_make_socket_transport($self, sock, protocol, waiter=None, *, extra=None,\n"
      "                       server=None, context=None)\n--\n\n"
      "The transport of a connected stream socket; connection_made() comes later."},
+    {"_create_connection_transport", FASTCALL(transportop_new), KEYWORDS, NULL},
     {"_make_read_pipe_transport", FASTCALL(LOCKED(pipe_make_reader)), KEYWORDS,
      "_make_read_pipe_transport($self, pipe, protocol, waiter=None, extra=None)\n--\n\n"
      "The transport of what a pipe, socket or character device has to be read."},

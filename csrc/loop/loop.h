@@ -38,6 +38,8 @@ enum {
     OVERRIDE_CALL_SOON = 1 << 1,
     OVERRIDE_CALL_AT = 1 << 2,
     OVERRIDE_CREATE_FUTURE = 1 << 3,
+    /* One of loop_hook_names() was ever set on the instance: look each time. */
+    OVERRIDE_HOOK = 1 << 4,
 };
 
 typedef struct HandleObject HandleObject;
@@ -129,6 +131,15 @@ void loop_refresh_overrides(LoopObject *self);
  * with OSError when that cannot be had; the next call tries again what can be. */
 int loop_check_fork(LoopObject *self);
 char *loop_scratch(LoopObject *self); /* borrowed; NULL with MemoryError */
+
+/* libuv.c */
+/* Notes which files libuv's descriptors are: once they are made, and after a fork. */
+void loop_note_uv_files(LoopObject *self);
+/* Whether libuv can be entered once more. */
+bool loop_uv_is_whole(LoopObject *self);
+/* Ends libuv's loop, of which only closing handles are left; whole: loop_uv_is_whole said
+ * so before they were closed. */
+void loop_end_uv(LoopObject *self, bool whole);
 
 static inline uint8_t
 loop_overrides(const LoopObject *self)
@@ -237,17 +248,26 @@ PyObject *sockop_connect(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 PyObject *sockop_sendfile(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                           PyObject *kwnames);
 
+/* connect.c */
+PyTypeObject *connectop_type_create(PyObject *module);
+PyObject *connect_open(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames);
+
 /* names.c */
 PyTypeObject *namequery_type_create(PyObject *module);
 PyObject *names_getaddrinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                             PyObject *kwnames);
 PyObject *names_getnameinfo(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                             PyObject *kwnames);
+PyObject *names_ensure_resolved(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames);
 
 /* transport/: the hooks that make transports and serve. Defined above this layer, named
  * here because Loop's table of methods must list them. */
 PyObject *socket_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames);
+PyObject *transportop_new(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                          PyObject *kwnames);
 PyObject *pipe_make_reader(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames);
 PyObject *pipe_make_writer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
