@@ -125,7 +125,7 @@ def test_subinterpreters(loop_kind, scenario):
     run("subinterpreters.py", loop_kind, scenario)
 
 
-@pytest.mark.parametrize("action", ["drop", "close", "use_another", "leave"])
+@pytest.mark.parametrize("action", names_in("daemon.py", r"^def (\w+)\(loops\):"))
 @pytest.mark.parametrize("reused", ["", "reused"])
 def test_a_child_that_closes_every_descriptor(loop_kind, action, reused):
     run("daemon.py", loop_kind, action, reused)

@@ -451,6 +451,9 @@ uvpoll_poll(LoopObject *loop, double seconds)
     FdUvPoller *poller = loop->fds.uv_poller;
     assert(!poller->detached && !poller->deferred && poller->ready == NULL);
     int err;
+    if (loop->poll_due && !loop_uv_is_whole(loop)) { /* a run begins */
+        return errors_raise_errno(EBADF);
+    }
     bool started = uvpoll_start_changed(loop, poller, &err);
     /* uv_run returns whether handles are left: the waker always is. */
     if (started || err != 0) {

@@ -28,6 +28,11 @@ def close(loops):
     gc.collect()
 
 
+def use(loops):
+    with contextlib.suppress(OSError):
+        loops[0].run_until_complete(asyncio.sleep(0.001))
+
+
 def use_another(loops):
     loop = support.make_loop(KIND)
     assert loop.run_until_complete(asyncio.sleep(0.001, 1)) == 1
@@ -51,6 +56,5 @@ else:
     os.closerange(3, 256)
     if REUSED:
         files = [os.open(os.devnull, os.O_RDWR) for _ in range(20)]
-    {"drop": drop, "close": close, "use_another": use_another, "leave": leave}[ACTION](
-        loops
-    )
+    actions = [drop, close, use, use_another, leave]
+    {action.__name__: action for action in actions}[ACTION](loops)
