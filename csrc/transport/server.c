@@ -37,7 +37,8 @@ typedef struct {
     int fd;
     SocketKind kind;
     long backlog;
-    bool serving; /* false once _stop_serving was called: an accept loop ends then */
+    long expected; /* connections that wait when one does: how many are taken at once */
+    bool serving;  /* false once _stop_serving was called: an accept loop ends then */
 } ListenerObject;
 
 static int on_acceptable(LoopObject *loop, PyObject *owner);
@@ -220,13 +221,18 @@ listener_back_off(ListenerObject *self, int err)
     return 0;
 }
 
+/* Where connections come one by one, the accept that finds none is spared: as many are
+ * tried as came last time, twice as many once that was too few. What is left is reported
+ * by the next poll. */
 static int
 on_acceptable(LoopObject *Py_UNUSED(loop), PyObject *owner)
 {
     ListenerObject *self = (ListenerObject *)owner;
     struct sockaddr_storage peer;
     socklen_t length;
-    for (long i = 0; i < self->backlog && self->serving; i++) {
+    long most = self->expected;
+    self->expected = Py_MIN(2 * most, self->backlog);
+    for (long i = 0; i < most && self->serving; i++) {
         int fd = sockets_accept(self->fd, &peer, &length);
         if (fd >= 0) {
             if (listener_start(self, fd, &peer, length) < 0) {
@@ -241,6 +247,7 @@ on_acceptable(LoopObject *Py_UNUSED(loop), PyObject *owner)
 #endif
         case EINTR:
         case ECONNABORTED:
+            self->expected = Py_MAX(i, 1);
             return 0;
         case EMFILE:
         case ENFILE:
@@ -307,6 +314,7 @@ listener_setup(ListenerObject *self, PyObject **given)
     if (self->backlog < 1) {
         self->backlog = 1; /* listen(0) still lets one connection wait */
     }
+    self->expected = 1;
     self->fd = args_descriptor(state->str_fileno, sock);
     if (self->fd < 0 || sockets_kind(state, sock, &self->kind) < 0) {
         return -1;
