@@ -1,6 +1,7 @@
 /* module.c - pyloop._core: slots and exec, nothing else. */
 #include "base/compat.h"
 
+#include "accel/accel.h"
 #include "base/errors.h"
 #include "base/forks.h"
 #include "base/lock.h"
@@ -92,6 +93,11 @@ static PyMethodDef module_methods[] = {
      "Give cls, a subclass of Loop, its own descriptors of the named methods of "
      "Loop.\n\n"
      "names is a tuple of str. Calls on exact instances are faster then."},
+    {"accelerated", accel_function, METH_VARARGS,
+     "accelerated(name, original, helper, /)\n--\n\n"
+     "Return what stands in for asyncio's function of that name; see "
+     "pyloop._accelerate.\n\n"
+     "original is that function; ValueError if there is nothing for the name."},
     {NULL, NULL, 0, NULL},
 };
 

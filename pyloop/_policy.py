@@ -7,6 +7,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pyloop import _accelerate
 from pyloop._loop import Loop
 
 if TYPE_CHECKING:
@@ -82,12 +83,20 @@ class EventLoopPolicy(_Base):
         return new_event_loop()
 
 
-def install() -> None:
+def install(*, accelerate: bool = False) -> None:
     """Make pyloop the loop of asyncio.run(), new_event_loop() and what builds on them.
 
     Call it once, before a loop is made. It sets the event loop policy, as long as
     Python has policies (up to 3.15).
+
+    accelerate: whether asyncio's own sleep(), gather(), ... are replaced by versions in
+    C, for loops of pyloop; on other loops they do what they did. False, the default,
+    puts asyncio's back. docs/usage.md says what is replaced, and what differs.
     """
+    if accelerate:
+        _accelerate.accelerate()
+    else:
+        _accelerate.restore()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         asyncio.set_event_loop_policy(EventLoopPolicy())

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOT_SOURCES = {".git", "build", "dist", "__pycache__", ".hypothesis"}
 
 # Includes go from a folder to itself or to one before it in this order.
-LAYERS = ("ds", "base", "loop", "transport", "module.c")
+LAYERS = ("ds", "base", "loop", "transport", "accel", "module.c")
 
 FILE_LINES = 900
 TEST_FILE_LINES = 700

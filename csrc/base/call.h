@@ -68,6 +68,21 @@ call_tuple(PyObject *callable, PyObject *args)
     return result;
 }
 
+/* callable(arg) and callable(arg, arg2). */
+static inline PyObject *
+call_one_arg(PyObject *callable, PyObject *arg)
+{
+    PyObject *args[2] = {NULL, arg};
+    return call_vector(callable, args + 1, 1);
+}
+
+static inline PyObject *
+call_two_args(PyObject *callable, PyObject *arg, PyObject *arg2)
+{
+    PyObject *args[3] = {NULL, arg, arg2};
+    return call_vector(callable, args + 1, 2);
+}
+
 /* Calls callable(*args) inside context; as Context.run. args[-1] as above. New reference,
  * or NULL with an exception. */
 static inline PyObject *
@@ -121,6 +136,19 @@ call_method(PyObject *name, PyObject *const *args, size_t nargs)
     LOCK_KEEP(args[0]);
     LockHold *held = lock_give_up();
     PyObject *result = PyObject_VectorcallMethod(name, args, nargs, NULL);
+    lock_take_back(held);
+    LOCK_DROP(args[0]);
+    return result;
+}
+
+/* The same with keywords, whose values are args[nargs...]. */
+static inline PyObject *
+call_method_named(PyObject *name, PyObject *const *args, size_t nargs,
+                  PyObject *kwnames)
+{
+    LOCK_KEEP(args[0]);
+    LockHold *held = lock_give_up();
+    PyObject *result = PyObject_VectorcallMethod(name, args, nargs, kwnames);
     lock_take_back(held);
     LOCK_DROP(args[0]);
     return result;

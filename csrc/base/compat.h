@@ -54,6 +54,17 @@
 #define PYLOOP_BYTES_LIKE "bytes-like object"
 #endif
 
+/* Who awaits a future is known from 3.14 on; None before. */
+#if PY_VERSION_HEX >= 0x030E0000
+#define PYLOOP_AWAITED_MODULE "asyncio.futures"
+#define PYLOOP_AWAITED_ADD "future_add_to_awaited_by"
+#define PYLOOP_AWAITED_DISCARD "future_discard_from_awaited_by"
+#else
+#define PYLOOP_AWAITED_MODULE "builtins"
+#define PYLOOP_AWAITED_ADD "None"
+#define PYLOOP_AWAITED_DISCARD "None"
+#endif
+
 /* asyncio.sslproto was written anew for 3.11. */
 #if PY_VERSION_HEX >= 0x030B0000
 #define PYLOOP_TLS_WRAPPED "SSLProtocolState.WRAPPED"
@@ -181,6 +192,14 @@ PyType_GetModuleByDef(PyTypeObject *type, PyModuleDef *def)
 enum { PYLOOP_DATAGRAM_EMPTY = 1, PYLOOP_DATAGRAM_HEADER = 8 };
 #else
 enum { PYLOOP_DATAGRAM_EMPTY = 0, PYLOOP_DATAGRAM_HEADER = 0 };
+#endif
+
+/* What an asyncio.Queue has in its dict, without _loop: _maxsize, _getters, _putters,
+ * _unfinished_tasks, _finished, _queue and, since there is shutdown(), _is_shutdown. */
+#if PY_VERSION_HEX >= 0x030D0000
+enum { PYLOOP_QUEUE_ATTRIBUTES = 7, PYLOOP_QUEUE_SHUTS_DOWN = 1 };
+#else
+enum { PYLOOP_QUEUE_ATTRIBUTES = 6, PYLOOP_QUEUE_SHUTS_DOWN = 0 };
 #endif
 
 /* Borrowed-reference access to what other threads may change is for builds with a GIL:

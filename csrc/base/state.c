@@ -39,7 +39,8 @@ state_init(PyloopState *state)
     PYLOOP_IMPORTS(X)
 #undef X
     state->empty_tuple = PyTuple_New(0);
-    if (state->empty_tuple == NULL) {
+    state->context_keyword = PyTuple_Pack(1, state->str_context);
+    if (state->empty_tuple == NULL || state->context_keyword == NULL) {
         goto error;
     }
     state->original_getaddrinfo =
@@ -64,6 +65,7 @@ state_traverse(PyloopState *state, visitproc visit, void *arg)
     PYLOOP_IMPORTS(X)
 #undef X
     Py_VISIT(state->empty_tuple);
+    Py_VISIT(state->context_keyword);
     Py_VISIT(state->original_getaddrinfo);
     Py_VISIT(state->original_getnameinfo);
     return watched_traverse(state->watched, visit, arg);
@@ -82,6 +84,7 @@ state_clear(PyloopState *state)
     PYLOOP_IMPORTS(X)
 #undef X
     Py_CLEAR(state->empty_tuple);
+    Py_CLEAR(state->context_keyword);
     Py_CLEAR(state->original_getaddrinfo);
     Py_CLEAR(state->original_getnameinfo);
     watched_clear(state->watched);

@@ -29,12 +29,16 @@
     X(StreamReader, streamreader)                                                      \
     X(TLSTransport, tlstransport)                                                      \
     X(ReadOp, readop)                                                                  \
-    X(NameQuery, namequery)
+    X(NameQuery, namequery)                                                            \
+    X(AccelFunction, accelfunction)                                                    \
+    X(AccelCoro, accelcoro)                                                            \
+    X(AccelGather, accelgather)
 
 /* Interned names. */
 #define PYLOOP_STRINGS(X)                                                              \
     X(accept)                                                                          \
     X(_accept_in_task)                                                                 \
+    X(acquire)                                                                         \
     X(add_done_callback)                                                               \
     X(__anext__)                                                                       \
     X(_app_protocol)                                                                   \
@@ -51,11 +55,17 @@
     X(_call_connection_lost)                                                           \
     X(_call_eof_received)                                                              \
     X(call_exception_handler)                                                          \
+    X(call_later)                                                                      \
     X(call_soon)                                                                       \
+    X(cancel)                                                                          \
+    X(_cancel_message)                                                                 \
+    X(_cancel_requested)                                                               \
     X(_cancelled)                                                                      \
     X(cancelled)                                                                       \
+    X(cancelling)                                                                      \
     X(_check_callback)                                                                 \
     X(__class__)                                                                       \
+    X(clear)                                                                           \
     X(close)                                                                           \
     X(connect)                                                                         \
     X(_connect_sock)                                                                   \
@@ -64,6 +74,7 @@
     X(context)                                                                         \
     X(_control_app_writing)                                                            \
     X(_control_ssl_reading)                                                            \
+    X(cr_await)                                                                        \
     X(create_connection)                                                               \
     X(_create_connection_transport)                                                    \
     X(create_future)                                                                   \
@@ -86,25 +97,35 @@
     X(_fatal_error)                                                                    \
     X(feed_data)                                                                       \
     X(fileno)                                                                          \
+    X(_finished)                                                                       \
     X(flags)                                                                           \
     X(Future)                                                                          \
+    X(_get)                                                                            \
     X(get_buffer)                                                                      \
+    X(_get_loop)                                                                       \
+    X(get_loop)                                                                        \
     X(getaddrinfo)                                                                     \
     X(getnameinfo)                                                                     \
     X(getpeername)                                                                     \
     X(getsockname)                                                                     \
     X(getsockopt)                                                                      \
+    X(_getters)                                                                        \
     X(gettimeout)                                                                      \
     X(handle)                                                                          \
     X(_incoming)                                                                       \
     X(_incoming_high_water)                                                            \
-    X(is_closing)                                                                      \
     X(_ipaddr_info)                                                                    \
+    X(is_closing)                                                                      \
+    X(_is_shutdown)                                                                    \
     X(_limit)                                                                          \
+    X(_locked)                                                                         \
+    X(_log_destroy_pending)                                                            \
     X(_log_slow_callback)                                                              \
     X(_loop)                                                                           \
     X(loop)                                                                            \
+    X(_make_cancelled_error)                                                           \
     X(_make_socket_transport)                                                          \
+    X(_maxsize)                                                                        \
     X(message)                                                                         \
     X(name)                                                                            \
     X(_outgoing)                                                                       \
@@ -115,9 +136,13 @@
     X(peername)                                                                        \
     X(pending)                                                                         \
     X(pipe)                                                                            \
+    X(popleft)                                                                         \
     X(_process_outgoing)                                                               \
     X(proto)                                                                           \
     X(protocol)                                                                        \
+    X(_put)                                                                            \
+    X(_putters)                                                                        \
+    X(_queue)                                                                          \
     X(read)                                                                            \
     X(_read_inbox)                                                                     \
     X(readexactly)                                                                     \
@@ -127,6 +152,8 @@
     X(recv_into)                                                                       \
     X(recvfrom)                                                                        \
     X(recvfrom_into)                                                                   \
+    X(release)                                                                         \
+    X(remove)                                                                          \
     X(_report_callback_error)                                                          \
     X(result)                                                                          \
     X(_resume)                                                                         \
@@ -159,7 +186,12 @@
     X(_transport)                                                                      \
     X(transport)                                                                       \
     X(type)                                                                            \
+    X(uncancel)                                                                        \
+    X(_unfinished_tasks)                                                               \
+    X(_value)                                                                          \
     X(_waiter)                                                                         \
+    X(_waiters)                                                                        \
+    X(_wake_up_next)                                                                   \
     X(warning)                                                                         \
     X(write)                                                                           \
     X(_write_appdata)                                                                  \
@@ -205,7 +237,21 @@
     X(tls_wrapped, "asyncio.sslproto", PYLOOP_TLS_WRAPPED)                             \
     X(SSLWantReadError, "ssl", "SSLWantReadError")                                     \
     X(SSLSyscallError, "ssl", "SSLSyscallError")                                       \
-    X(SSLSocket, "ssl", "SSLSocket")
+    X(SSLSocket, "ssl", "SSLSocket")                                                   \
+    X(get_running_loop, "asyncio.events", "_get_running_loop")                         \
+    X(current_task, "asyncio.tasks", "current_task")                                   \
+    X(awaited_by_add, PYLOOP_AWAITED_MODULE, PYLOOP_AWAITED_ADD)                       \
+    X(awaited_by_discard, PYLOOP_AWAITED_MODULE, PYLOOP_AWAITED_DISCARD)               \
+    X(FutureClass, "asyncio.futures", "Future")                                        \
+    X(TaskClass, "asyncio.tasks", "Task")                                              \
+    X(CancelledError, "asyncio.exceptions", "CancelledError")                          \
+    X(Deque, "collections", "deque")                                                   \
+    X(deque_append, "collections", "deque.append")                                     \
+    X(deque_popleft, "collections", "deque.popleft")                                   \
+    X(future_blocking, "asyncio.futures", "Future._asyncio_future_blocking")           \
+    X(future_done, "asyncio.futures", "Future.done")                                   \
+    X(future_result, "asyncio.futures", "Future.result")                               \
+    X(future_set_result, "asyncio.futures", "Future.set_result")
 
 /* Live objects, for tests: debug_stats() returns them. */
 #define PYLOOP_COUNTERS(X)                                                             \
@@ -228,6 +274,7 @@ typedef struct {
     PYLOOP_IMPORTS(X)
 #undef X
     PyObject *empty_tuple;
+    PyObject *context_keyword;      /* ("context",) */
     PyObject *original_getaddrinfo; /* socket.getaddrinfo as it was at import */
     PyObject *original_getnameinfo;
     Watched watched[WATCHED_COUNT];

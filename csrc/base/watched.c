@@ -3,6 +3,10 @@
 
 enum { WATCHED_NAMES = 16 };
 
+#define WATCHED_QUEUE_METHODS                                                          \
+    {"empty", "full", "qsize",        "get_nowait", "put_nowait",                      \
+     "_get",  "_put", "_wakeup_next", "_get_loop"}
+
 /* Of each class, the module, the name, and what C code does in its place. */
 static const struct {
     const char *module, *name;
@@ -28,6 +32,16 @@ static const struct {
         },
     [WATCHED_SSL_TRANSPORT] = {"asyncio.sslproto", "_SSLProtocolTransport", {"write"}},
     [WATCHED_SSL_OBJECT] = {"ssl", "SSLObject", {"read", "write"}},
+    [WATCHED_QUEUE] = {"asyncio.queues", "Queue", WATCHED_QUEUE_METHODS},
+    [WATCHED_PRIORITY_QUEUE] = {"asyncio.queues", "PriorityQueue",
+                                WATCHED_QUEUE_METHODS},
+    [WATCHED_LIFO_QUEUE] = {"asyncio.queues", "LifoQueue", WATCHED_QUEUE_METHODS},
+    [WATCHED_EVENT] = {"asyncio.locks", "Event", {"_get_loop"}},
+    [WATCHED_LOCK] = {"asyncio.locks", "Lock", {"_get_loop"}},
+    [WATCHED_SEMAPHORE] = {"asyncio.locks", "Semaphore", {"locked", "_get_loop"}},
+    [WATCHED_BOUNDED_SEMAPHORE] = {"asyncio.locks",
+                                   "BoundedSemaphore",
+                                   {"locked", "_get_loop"}},
 };
 
 /* 1, 0 without such a class or attribute, -1. */

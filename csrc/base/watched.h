@@ -12,11 +12,18 @@
 #include "base/lock.h"
 
 typedef enum {
-    WATCHED_STREAM_READER,   /* asyncio.StreamReader */
-    WATCHED_STREAM_PROTOCOL, /* asyncio.StreamReaderProtocol */
-    WATCHED_SSL_PROTOCOL,    /* asyncio.sslproto.SSLProtocol */
-    WATCHED_SSL_TRANSPORT,   /* asyncio.sslproto._SSLProtocolTransport */
-    WATCHED_SSL_OBJECT,      /* ssl.SSLObject */
+    WATCHED_STREAM_READER,     /* asyncio.StreamReader */
+    WATCHED_STREAM_PROTOCOL,   /* asyncio.StreamReaderProtocol */
+    WATCHED_SSL_PROTOCOL,      /* asyncio.sslproto.SSLProtocol */
+    WATCHED_SSL_TRANSPORT,     /* asyncio.sslproto._SSLProtocolTransport */
+    WATCHED_SSL_OBJECT,        /* ssl.SSLObject */
+    WATCHED_QUEUE,             /* asyncio.Queue */
+    WATCHED_PRIORITY_QUEUE,    /* asyncio.PriorityQueue */
+    WATCHED_LIFO_QUEUE,        /* asyncio.LifoQueue */
+    WATCHED_EVENT,             /* asyncio.Event */
+    WATCHED_LOCK,              /* asyncio.Lock */
+    WATCHED_SEMAPHORE,         /* asyncio.Semaphore */
+    WATCHED_BOUNDED_SEMAPHORE, /* asyncio.BoundedSemaphore */
     WATCHED_COUNT,
 } WatchedClass;
 

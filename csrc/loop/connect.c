@@ -363,7 +363,7 @@ static const char *const open_names[] = {"exceptions", "addr_info", "local_addr_
 
 static const SockKind kind_open = {
     .coro = {"Loop._connect_sock", open_resume, open_failed, open_release,
-             sockop_traverse},
+             sockop_traverse, NULL},
     .args = {"_connect_sock", open_names, 3, 2, 3},
     .direction = FD_WRITE,
 };

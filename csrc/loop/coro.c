@@ -69,10 +69,31 @@ coro_fail(CoroObject *self)
     return PYGEN_ERROR;
 }
 
-/* Sends `sent` to the delegate, or without one gives value to the body, until the delegate
- * yields or the body ends. Steals value (may be NULL); the phase is CORO_RUNNING. */
+/* Steals value (may be NULL). The body's next step, or without a value and with an
+ * exception set what it does with that. */
+static CoroStatus
+coro_step(CoroObject *self, PyObject *value, bool raised, PyObject **result)
+{
+    LockHold hold;
+    lock_enter(&self->loop->lock, &hold);
+    CoroStatus status = CORO_ERROR;
+    if (!raised) {
+        status = self->kind->resume(self, value, result);
+    }
+    else if (self->kind->caught != NULL) {
+        status = self->kind->caught(self, result);
+    }
+    lock_exit(&hold);
+    Py_XDECREF(value);
+    return status;
+}
+
+/* Sends `sent` to the delegate, or without one gives value, or if `raised` the exception
+ * that is set, to the body, until it or its delegate yields or it ends. Steals value (may
+ * be NULL); the phase is CORO_RUNNING. */
 static PySendResult
-coro_run(CoroObject *self, PyObject *sent, PyObject *value, PyObject **result)
+coro_run(CoroObject *self, PyObject *sent, PyObject *value, bool raised,
+         PyObject **result)
 {
     for (;;) {
         if (self->delegate != NULL) {
@@ -83,15 +104,9 @@ coro_run(CoroObject *self, PyObject *sent, PyObject *value, PyObject **result)
                 return PYGEN_NEXT;
             }
             Py_CLEAR(self->delegate);
-            if (outcome == PYGEN_ERROR) {
-                return coro_fail(self);
-            }
+            raised = outcome == PYGEN_ERROR;
         }
-        LockHold hold;
-        lock_enter(&self->loop->lock, &hold);
-        CoroStatus status = self->kind->resume(self, value, result);
-        lock_exit(&hold);
-        Py_CLEAR(value);
+        CoroStatus status = coro_step(self, value, raised, result);
         if (status == CORO_ERROR) {
             return coro_fail(self);
         }
@@ -99,8 +114,14 @@ coro_run(CoroObject *self, PyObject *sent, PyObject *value, PyObject **result)
             coro_finish(self);
             return PYGEN_RETURN;
         }
+        if (status == CORO_YIELD) {
+            coro_set_phase(self, CORO_SUSPENDED);
+            return PYGEN_NEXT;
+        }
         assert(self->delegate != NULL);
         sent = Py_None;
+        value = NULL;
+        raised = false;
     }
 }
 
@@ -125,19 +146,13 @@ coro_take(CoroObject *self)
     return was;
 }
 
-static inline bool
-coro_was_runnable(CoroPhase was)
-{
-    return was == CORO_NEW || was == CORO_SUSPENDED;
-}
-
 static PySendResult
 coro_am_send(PyObject *op, PyObject *sent, PyObject **result)
 {
     CoroObject *self = (CoroObject *)op;
     *result = NULL;
     CoroPhase was = coro_take(self);
-    if (!coro_was_runnable(was)) {
+    if (was != CORO_NEW && was != CORO_SUSPENDED) {
         return PYGEN_ERROR;
     }
     if (was == CORO_NEW && sent != Py_None) {
@@ -146,7 +161,7 @@ coro_am_send(PyObject *op, PyObject *sent, PyObject **result)
                         "can't send non-None value to a just-started coroutine");
         return PYGEN_ERROR;
     }
-    return coro_run(self, sent, NULL, result);
+    return coro_run(self, sent, NULL, false, result);
 }
 
 /* The awaited object's own iterator; coroutines are sent to directly. */
@@ -183,19 +198,18 @@ coro_await(CoroObject *self, PyObject *awaitable)
 
 /* ---- methods --------------------------------------------------------------- */
 
-/* Raises StopIteration(value). */
+/* Raises StopIteration(value), by the parts that calling the class comes to: this is done
+ * for every await that has a result. */
 static void
 coro_set_stop_iteration(PyObject *value)
 {
-    if (!PyTuple_Check(value) && !PyExceptionInstance_Check(value)) {
-        PyErr_SetObject(PyExc_StopIteration, value);
-        return;
-    }
-    /* Raised by type and value, these would be taken apart. */
-    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+    PyTypeObject *type = (PyTypeObject *)PyExc_StopIteration;
+    PyObject *args = PyTuple_Pack(1, value);
+    PyObject *stop = args != NULL ? type->tp_new(type, args, NULL) : NULL;
+    Py_XDECREF(args);
     if (stop != NULL) {
-        PyErr_SetObject(PyExc_StopIteration, stop);
-        Py_DECREF(stop);
+        Py_XSETREF(((PyStopIterationObject *)stop)->value, Py_NewRef(value));
+        PyErr_SetRaisedException(stop);
     }
 }
 
@@ -325,12 +339,20 @@ coro_throw_to_delegate(CoroObject *self, PyObject *exc)
     }
     Py_CLEAR(self->delegate);
     PyObject *value = found > 0 ? coro_take_returned() : NULL;
-    if (value == NULL) {
-        (void)coro_fail(self); /* for its effect: it is an error anyway */
-        return NULL;
+    PySendResult outcome = coro_run(self, Py_None, value, value == NULL, &result);
+    return outcome != PYGEN_ERROR ? coro_answer(outcome, result) : NULL;
+}
+
+/* Raises exc (borrowed) where the body waits, after an end of what it waits for. */
+static PySendResult
+coro_raise(CoroObject *self, PyObject *exc, PyObject **result)
+{
+    bool closed = self->delegate == NULL || coro_close_delegate(self) == 0;
+    Py_CLEAR(self->delegate);
+    if (closed) {
+        PyErr_SetRaisedException(Py_NewRef(exc));
     }
-    PySendResult outcome = coro_run(self, Py_None, value, &result);
-    return coro_answer(outcome, result);
+    return coro_run(self, Py_None, NULL, true, result);
 }
 
 static PyObject *
@@ -343,21 +365,56 @@ coro_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     }
     PyObject *result = NULL;
     CoroPhase was = coro_take(self);
-    if (!coro_was_runnable(was)) {
-        goto done;
-    }
-    bool suspended = was == CORO_SUSPENDED;
-    if (suspended && !PyErr_GivenExceptionMatches(exc, PyExc_GeneratorExit)) {
-        result = coro_throw_to_delegate(self, exc);
-        goto done;
-    }
-    if (!suspended || coro_close_delegate(self) == 0) {
+    if (was == CORO_NEW) {
         PyErr_SetRaisedException(Py_NewRef(exc));
+        (void)coro_fail(self); /* for its effect: it is an error anyway */
     }
-    (void)coro_fail(self); /* as above */
-done:
+    else if (was != CORO_SUSPENDED) {
+        /* coro_take() has said why not. */
+    }
+    else if (self->delegate != NULL &&
+             !PyErr_GivenExceptionMatches(exc, PyExc_GeneratorExit)) {
+        result = coro_throw_to_delegate(self, exc);
+    }
+    else {
+        PySendResult outcome = coro_raise(self, exc, &result);
+        result = outcome != PYGEN_ERROR ? coro_answer(outcome, result) : NULL;
+    }
     Py_DECREF(exc);
     return result;
+}
+
+/* close() of a coroutine that waits. 0, or -1. */
+static int
+coro_close_suspended(CoroObject *self)
+{
+    if (self->kind->caught == NULL) {
+        int rc = self->delegate != NULL ? coro_close_delegate(self) : 0;
+        coro_finish(self);
+        return rc;
+    }
+    PyObject *result = NULL;
+    PyObject *exc = PyObject_CallNoArgs(PyExc_GeneratorExit);
+    if (exc == NULL) {
+        (void)coro_fail(self); /* as above */
+        return -1;
+    }
+    PySendResult outcome = coro_raise(self, exc, &result);
+    Py_DECREF(exc);
+    if (outcome == PYGEN_NEXT) {
+        Py_DECREF(result);
+        PyErr_SetString(PyExc_RuntimeError, "coroutine ignored GeneratorExit");
+        return -1;
+    }
+    if (outcome == PYGEN_RETURN) {
+        Py_DECREF(result);
+        return 0;
+    }
+    if (PyErr_ExceptionMatches(PyExc_GeneratorExit)) {
+        PyErr_Clear(); /* it ended as it was asked to */
+        return 0;
+    }
+    return -1;
 }
 
 static PyObject *
@@ -368,15 +425,16 @@ coro_close(PyObject *op, PyObject *Py_UNUSED(ignored))
         Py_RETURN_NONE;
     }
     CoroPhase was = coro_take(self);
-    if (!coro_was_runnable(was)) {
+    if (was == CORO_SUSPENDED) {
+        if (coro_close_suspended(self) < 0) {
+            return NULL;
+        }
+        Py_RETURN_NONE;
+    }
+    if (was != CORO_NEW) {
         return NULL;
     }
-    bool suspended = was == CORO_SUSPENDED;
-    int rc = suspended ? coro_close_delegate(self) : 0;
     coro_finish(self);
-    if (rc < 0) {
-        return NULL;
-    }
     Py_RETURN_NONE;
 }
 
@@ -435,12 +493,68 @@ coro_get_none(PyObject *Py_UNUSED(op), void *Py_UNUSED(closure))
 
 /* ---- lifetime -------------------------------------------------------------- */
 
+/* Spares of the type that is made most: they save a third of a short one's cost. Where
+ * there is no GIL, memory that another thread could still look at is not used again. */
+#ifdef Py_GIL_DISABLED
+enum { FREE_COROS_MAX = 0 };
+#else
+enum { FREE_COROS_MAX = 256 };
+#endif
+
+static CoroObject *
+coro_take_spare(PyTypeObject *type, LoopObject *loop)
+{
+    CoroObject *self = loop->free_coros;
+    if (self == NULL || type != loop->state->AccelCoroType) {
+        return NULL;
+    }
+    loop->free_coros = (CoroObject *)self->loop;
+    loop->free_coro_count--;
+    memset((char *)self + sizeof(PyObject), 0,
+           (size_t)type->tp_basicsize - sizeof(PyObject));
+    Py_SET_REFCNT((PyObject *)self, 1); /* a spare keeps its type */
+    return self;
+}
+
+/* Whether an object that ends has become a spare. */
+static bool
+coro_keep_spare(CoroObject *self)
+{
+    LoopObject *loop = self->loop;
+    if ((int)loop->free_coro_count >= FREE_COROS_MAX || loop->phase != LOOP_OPEN ||
+        !Py_IS_TYPE((PyObject *)self, loop->state->AccelCoroType) ||
+        PyObject_GC_IsFinalized((PyObject *)self)) {
+        return false;
+    }
+    self->loop = (LoopObject *)loop->free_coros;
+    loop->free_coros = self;
+    loop->free_coro_count++;
+    return true;
+}
+
+void
+coro_free_spares(LoopObject *loop)
+{
+    while (loop->free_coros != NULL) {
+        CoroObject *spare = loop->free_coros;
+        loop->free_coros = (CoroObject *)spare->loop;
+        PyTypeObject *tp = Py_TYPE((PyObject *)spare);
+        tp->tp_free(spare);
+        Py_DECREF(tp);
+    }
+    loop->free_coro_count = 0;
+}
+
 CoroObject *
 coro_new(PyTypeObject *type, const CoroKind *kind, LoopObject *loop)
 {
-    CoroObject *self = (CoroObject *)type->tp_alloc(type, 0);
-    if (self == NULL) {
-        return NULL;
+    CoroObject *self = coro_take_spare(type, loop);
+    bool used = self != NULL;
+    if (!used) {
+        self = (CoroObject *)type->tp_alloc(type, 0);
+        if (self == NULL) {
+            return NULL;
+        }
     }
     MEMORY_BEGINS(self);
     self->kind = kind;
@@ -448,6 +562,9 @@ coro_new(PyTypeObject *type, const CoroKind *kind, LoopObject *loop)
     self->phase = CORO_NEW;
     RACY_ADD(loop->state->live_sock_ops, 1);
     MADE(self);
+    if (used) {
+        PyObject_GC_Track((PyObject *)self);
+    }
     return self;
 }
 
@@ -473,17 +590,33 @@ coro_clear(PyObject *op)
     return 0; /* loop stays until dealloc, which counts in its state */
 }
 
+/* Whether it is not over and its end does something that others see. */
+static inline bool
+coro_has_an_end(const CoroObject *self)
+{
+    return self->phase == CORO_NEW ||
+           (self->phase == CORO_SUSPENDED && self->kind->caught != NULL);
+}
+
 static void
 coro_finalize(PyObject *op)
 {
     CoroObject *self = (CoroObject *)op;
     LAST_USE(op, &self->loop->lock);
-    if (self->phase != CORO_NEW) {
+    if (!coro_has_an_end(self)) {
         return;
     }
     PyObject *exc = PyErr_Occurred() ? PyErr_GetRaisedException() : NULL;
-    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%s' was never awaited",
-                         self->kind->qualname) < 0) {
+    if (self->phase == CORO_SUSPENDED) {
+        PyObject *closed = coro_close(op, NULL);
+        Py_XDECREF(closed);
+        if (closed == NULL) {
+            PyErr_WriteUnraisable(op);
+        }
+    }
+    else if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                              "coroutine '%s' was never awaited",
+                              self->kind->qualname) < 0) {
         PyErr_WriteUnraisable(op);
     }
     if (exc != NULL) {
@@ -497,19 +630,22 @@ coro_dealloc(PyObject *op)
     CoroObject *self = (CoroObject *)op;
     PyTypeObject *tp = Py_TYPE(op);
     LAST_USE(op, &self->loop->lock);
-    if (self->phase == CORO_NEW && PyObject_CallFinalizerFromDealloc(op) < 0) {
-        return; /* the warning's handler keeps it */
+    if (coro_has_an_end(self) && PyObject_CallFinalizerFromDealloc(op) < 0) {
+        return; /* the warning's handler keeps it, or the body's last words do */
     }
     PyObject_GC_UnTrack(op);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs(op);
     }
     (void)coro_clear(op);
-    RACY_ADD(self->loop->state->live_sock_ops, -1);
-    Py_DECREF(self->loop);
-    MEMORY_ENDS(op);
-    tp->tp_free(op);
-    Py_DECREF(tp);
+    LoopObject *loop = self->loop;
+    RACY_ADD(loop->state->live_sock_ops, -1);
+    if (!coro_keep_spare(self)) {
+        MEMORY_ENDS(op);
+        tp->tp_free(op);
+        Py_DECREF(tp);
+    }
+    Py_DECREF(loop); /* last: it may free the spares, this one included */
 }
 
 static PyMethodDef coro_methods[] = {

@@ -10,7 +10,8 @@
  *   CORO_RUNNING   -> CORO_SUSPENDED  [coro_run, coro_throw] delegate yielded
  *   CORO_SUSPENDED -> CORO_RUNNING    [coro_run, coro_throw, coro_close]
  *   CORO_RUNNING   -> CORO_DONE       [coro_finish]          returned or raised
- *   Trusted: SUSPENDED <=> delegate != NULL outside of a run; DONE: release() was called.
+ *   Trusted: delegate != NULL => SUSPENDED outside of a run, and the reverse but for a
+ *   body that yielded by itself; DONE: release() was called.
  */
 #ifndef PYLOOP_LOOP_CORO_H
 #define PYLOOP_LOOP_CORO_H
@@ -19,18 +20,17 @@
 
 #include "loop/loop.h"
 
-typedef struct CoroObject CoroObject;
-
 typedef enum { CORO_NEW, CORO_RUNNING, CORO_SUSPENDED, CORO_DONE } CoroPhase;
 
 /* What a step of a body came to: an exception is set; coro_await() was called, go on when
- * that has returned; *result is the coroutine's result. */
-typedef enum { CORO_ERROR, CORO_WAIT, CORO_RETURN } CoroStatus;
+ * that has returned; *result is the coroutine's result; *result is for who runs the
+ * coroutine, as a bare `yield`. */
+typedef enum { CORO_ERROR, CORO_WAIT, CORO_RETURN, CORO_YIELD } CoroStatus;
 
 typedef struct {
     const char *qualname; /* "Loop.sock_recv"; __name__ is what follows the dot */
-    /* value is NULL in the first step, then what the awaited object returned (borrowed).
-     * What it raises ends the coroutine. */
+    /* value is NULL in the first step and after CORO_YIELD, else what the awaited object
+     * returned (borrowed). What it raises ends the coroutine, without caught(). */
     CoroStatus (*resume)(CoroObject *self, PyObject *value, PyObject **result);
     /* NULL, or what an except clause around the body does with the raised exception that
      * ends it, which may not have begun. Leaves one raised; runs no Python. */
@@ -39,6 +39,10 @@ typedef struct {
      * coroutine; may run Python, must tolerate being called by the collector. */
     void (*release)(CoroObject *self);
     int (*traverse)(CoroObject *self, visitproc visit, void *arg);
+    /* NULL, or what a body does with an exception raised where it waits: its `except` or
+     * `finally`. Called with the exception set; GeneratorExit is one, from close() or
+     * from the end of the object's life. */
+    CoroStatus (*caught)(CoroObject *self, PyObject **result);
 } CoroKind;
 
 struct CoroObject {

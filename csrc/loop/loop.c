@@ -302,6 +302,7 @@ loop_close_core(LoopObject *self)
         fds_close(self);
         loop_end_uv(self, whole);
         handle_free_spares(self);
+        coro_free_spares(self);
         datagram_free_spares(self);
         PyMem_RawFree(self->scratch);
         self->scratch = NULL;

@@ -43,6 +43,7 @@ enum {
 };
 
 typedef struct HandleObject HandleObject;
+typedef struct CoroObject CoroObject;
 typedef struct DatagramSpares DatagramSpares;
 
 struct LoopObject {
@@ -95,6 +96,8 @@ struct LoopObject {
 
     HandleObject *free_handles; /* linked through ->loop; untracked, refcount 0 */
     unsigned int free_count;
+    CoroObject *free_coros; /* the same, of AccelCoro */
+    unsigned int free_coro_count;
 
     /* Writes that a transport holds back within one callback (transport/write.c): the
      * holder, borrowed, and what sends them. NULL when nothing is held. */
@@ -280,6 +283,9 @@ PyObject *datagram_make_transport(PyObject *op, PyObject *const *args, Py_ssize_
                                   PyObject *kwnames);
 /* When the loop closes. */
 void datagram_free_spares(LoopObject *loop);
+
+/* coro.c: when the loop closes */
+void coro_free_spares(LoopObject *loop);
 
 /* tasks.c: create_future and create_task */
 PyObject *loop_create_future(LoopObject *self);

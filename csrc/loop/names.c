@@ -479,13 +479,15 @@ names_new(PyObject *op, const CoroKind *kind, const ArgsSpec *spec,
     return (PyObject *)self;
 }
 
-static const CoroKind kind_getaddrinfo = {"Loop.getaddrinfo", names_getaddrinfo_resume,
-                                          NULL, names_release, names_traverse};
-static const CoroKind kind_getnameinfo = {"Loop.getnameinfo", names_getnameinfo_resume,
-                                          NULL, names_release, names_traverse};
+static const CoroKind kind_getaddrinfo = {
+    "Loop.getaddrinfo", names_getaddrinfo_resume, NULL,
+    names_release,      names_traverse,           NULL};
+static const CoroKind kind_getnameinfo = {
+    "Loop.getnameinfo", names_getnameinfo_resume, NULL,
+    names_release,      names_traverse,           NULL};
 
-static const CoroKind kind_ensure_resolved = {"Loop._ensure_resolved", resolve_resume,
-                                              NULL, names_release, names_traverse};
+static const CoroKind kind_ensure_resolved = {
+    "Loop._ensure_resolved", resolve_resume, NULL, names_release, names_traverse, NULL};
 
 static const char *const getaddrinfo_names[] = {"host", "port",  "family",
                                                 "type", "proto", "flags"};

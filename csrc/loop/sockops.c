@@ -283,7 +283,7 @@ static const char *const sendfile_names[] = {"sock", "file", "offset", "count"};
 #define SOCK_KIND(method, required, dir, attempt_function)                             \
     {                                                                                  \
         .coro = {"Loop.sock_" #method, sockop_resume, NULL, sockop_release,            \
-                 sockop_traverse},                                                     \
+                 sockop_traverse, NULL},                                               \
         .args = {"sock_" #method, method##_names, Py_ARRAY_LENGTH(method##_names),     \
                  required, Py_ARRAY_LENGTH(method##_names)},                           \
         .direction = dir,                                                              \
@@ -303,8 +303,8 @@ static const SockKind kind_sendto = SOCK_KIND(sendto, 3, FD_WRITE, sockcall_send
 static const SockKind kind_accept = SOCK_KIND(accept, 1, FD_READ, sockcall_accept);
 /* Not lazy: a fresh connection mostly becomes a transport's. */
 static const SockKind kind_connect = {
-    .coro = {"Loop.sock_connect", connect_resume, NULL, sockop_release,
-             sockop_traverse},
+    .coro = {"Loop.sock_connect", connect_resume, NULL, sockop_release, sockop_traverse,
+             NULL},
     .args = {"sock_connect", connect_names, Py_ARRAY_LENGTH(connect_names), 2,
              Py_ARRAY_LENGTH(connect_names)},
     .direction = FD_WRITE,
@@ -312,7 +312,7 @@ static const SockKind kind_connect = {
 /* Called by Loop._sock_sendfile_native (_sendfile.py), which looks at the file. */
 static const SockKind kind_sendfile = {
     .coro = {"Loop._sock_sendfile", sockop_resume, NULL, sendfile_release,
-             sockop_traverse},
+             sockop_traverse, NULL},
     .args = {"_sock_sendfile", sendfile_names, Py_ARRAY_LENGTH(sendfile_names), 4,
              Py_ARRAY_LENGTH(sendfile_names)},
     .direction = FD_WRITE,

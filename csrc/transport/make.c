@@ -115,8 +115,12 @@ make_traverse(CoroObject *coro, visitproc visit, void *arg)
     return 0;
 }
 
-static const CoroKind kind_make = {"Loop._create_connection_transport", make_resume,
-                                   NULL, make_release, make_traverse};
+static const CoroKind kind_make = {"Loop._create_connection_transport",
+                                   make_resume,
+                                   NULL,
+                                   make_release,
+                                   make_traverse,
+                                   NULL};
 
 /* asyncio's own coroutine, for a Python socket in the place of the box. */
 static PyObject *

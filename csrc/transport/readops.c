@@ -322,7 +322,7 @@ static const char *const separator_names[] = {"separator"};
 #define READ_KIND(method, names, nnames, required, by_size, attempt_function)          \
     {                                                                                  \
         .coro = {"StreamReader." #method, readop_resume, NULL, readop_release,         \
-                 readop_traverse},                                                     \
+                 readop_traverse, NULL},                                               \
         .args = {"StreamReader." #method, names, nnames, required, nnames},            \
         .name = offsetof(PyloopState, str_##method),                                   \
         .takes_size = by_size,                                                         \
@@ -340,7 +340,7 @@ static const ReadKind kind_readline =
 /* asyncio's raises StopAsyncIteration at EOF, which only it is asked about. */
 static const ReadKind kind_anext = {
     .coro = {"StreamReader.__anext__", readop_resume, NULL, readop_release,
-             readop_traverse},
+             readop_traverse, NULL},
     .args = {"StreamReader.__anext__", separator_names, 0, 0, 0},
     .name = offsetof(PyloopState, str___anext__),
     .attempt = readop_attempt_until,

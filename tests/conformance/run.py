@@ -1,11 +1,13 @@
 """CPython's own asyncio tests, those of the Python that runs this, on other loops.
 
-    python tests/conformance/run.py [--loops asyncio,pyloop,uvloop] [--table] [NAME...]
+    python tests/conformance/run.py [--loops asyncio,pyloop,uvloop] [--accelerate]
+                                    [--table] [NAME...]
 
 A test that pyloop does not pass is an error, unless asyncio does not pass it either or
 expectations.py leaves it out; so is one that is left out and passes. Other loops are
 counted, and not judged; one that is not installed is said to be, and left out. NAME
-selects tests whose name, "module.Class.test", has it as a part.
+selects tests whose name, "module.Class.test", has it as a part. With --accelerate,
+pyloop's runs have what pyloop.install(accelerate=True) puts in the place of asyncio's.
 """
 
 import argparse
@@ -62,9 +64,11 @@ def find_tests(parts):
     return [name for name in found if not parts or any(p in name for p in parts)]
 
 
-def run_tests(kind, names, slots):
+def run_tests(kind, names, slots, accelerate=False):
     """The Result of each test, by its name."""
     command = [sys.executable, os.path.join(HERE, "worker.py"), kind, str(slots)]
+    if accelerate and kind == "pyloop":
+        command.append("accelerate")
     process = subprocess.run(
         command, input="\n".join(names), stdout=subprocess.PIPE, text=True, check=True
     )
@@ -75,16 +79,16 @@ def run_tests(kind, names, slots):
 class Run:
     """All results of one kind of loop, and what is wrong with them."""
 
-    def __init__(self, kind, names, slots, asyncios=None):
+    def __init__(self, kind, names, slots, asyncios=None, accelerate=False):
         """asyncios: the results of asyncio's run of the same names, if it was run."""
         started = time.monotonic()
         self.kind = kind
-        self.results = run_tests(kind, names, slots)
+        self.results = run_tests(kind, names, slots, accelerate)
         # Tests of time fail on a busy machine: by itself, each gets a second attempt.
         # A crash or a hang is one however seldom it comes.
         again = [name for name in self.suspects() if self.of(name) == "fail"]
         if again:
-            second = run_tests(kind, again, 1)
+            second = run_tests(kind, again, 1, accelerate)
             self.results.update(second)
         self.unsteady = [name for name in again if self.of(name) == "pass"]
         self.excused = set()  # what asyncio does not pass either
@@ -171,6 +175,9 @@ def main():
         metavar="N",
         help="classes side by side; default: the processors",
     )
+    parser.add_argument(
+        "--accelerate", action="store_true", help="pyloop.install(accelerate=True)"
+    )
     parser.add_argument("--table", action="store_true", help="rows for the table")
     parser.add_argument("names", nargs="*", metavar="NAME")
     options = parser.parse_args()
@@ -189,7 +196,15 @@ def main():
         if kind not in ("asyncio", "pyloop") and importlib.util.find_spec(kind) is None:
             print(f"{kind}: it is not installed for this Python, and is left out")
             continue
-        runs.append(Run(kind, names, options.slots, results.get("asyncio")))
+        runs.append(
+            Run(
+                kind,
+                names,
+                options.slots,
+                results.get("asyncio"),
+                options.accelerate,
+            )
+        )
         results[kind] = runs[-1].results
     wrong = []
     for run in runs:

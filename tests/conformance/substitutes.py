@@ -47,13 +47,15 @@ class Counter:
 class Substitute:
     """A kind of loop, and how many of its loops the tests have made."""
 
-    def __init__(self, kind):
+    def __init__(self, kind, accelerate=False):
         self.kind = kind
         self.made = Counter()
         self.native = self.loop = None
         if kind != "asyncio":
             self.native = importlib.import_module(kind).Loop
             self.loop = self.counting(self.native)
+        if accelerate:
+            importlib.import_module(f"{kind}._accelerate").accelerate()
 
     def counting(self, native):
         """A class of native loops that, as asyncio's, may be given a selector.

@@ -1,6 +1,6 @@
 """Runs test classes on one kind of loop, each in a process of its own.
 
-    python worker.py KIND SLOTS < names > results
+    python worker.py KIND SLOTS [accelerate] < names > results
 
 Every line of names is "module.Class" or "module.Class.test"; every line of results is a
 JSON object, a `Result`. This process imports the tests once and is forked for each
@@ -256,7 +256,7 @@ def make_jobs(names):
 
 def main():
     kind, slots = sys.argv[1], int(sys.argv[2])
-    substitute = Substitute(kind)
+    substitute = Substitute(kind, accelerate="accelerate" in sys.argv[3:])
     substitute.install()
     for result in run_all(substitute, make_jobs(sys.stdin.read().split()), slots):
         print(result, flush=True)

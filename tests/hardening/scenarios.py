@@ -659,6 +659,7 @@ def names(w: World):
 
 def names_of(patterns):
     """The scenarios whose names contain one of the patterns; all without any."""
+    import accelerated  # noqa: F401
     import corners  # noqa: F401
     import datagrams  # noqa: F401
     import outside  # noqa: F401
