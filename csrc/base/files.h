@@ -35,16 +35,16 @@ file_equal(const FileId *a, const FileId *b)
 }
 
 /* Whether the number is closed or another file's by now. False where the kernel does not
- * say: `known` is not set, or fstat() fails. */
+ * say: `known` is not set, or one of two calls finds it open. */
 static inline bool
 file_is_gone(int fd, const FileId *known)
 {
     FileId now;
-    if (fcntl(fd, F_GETFD) < 0) {
-        return errno == EBADF;
+    int err = file_identify(fd, &now);
+    if (err != 0) {
+        return err == EBADF && fcntl(fd, F_GETFD) < 0;
     }
-    return known->inode != 0 && file_identify(fd, &now) == 0 &&
-           !file_equal(known, &now);
+    return known->inode != 0 && !file_equal(known, &now);
 }
 
 #endif
