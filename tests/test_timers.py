@@ -4,9 +4,7 @@ import asyncio
 import fractions
 import gc
 import math
-import os
 import random
-import resource
 import sys
 import time
 import weakref
@@ -621,21 +619,3 @@ def test_the_first_timer_cancelled_does_not_lose_the_second(loop):
     loop.call_soon(first.cancel)
     loop.run_forever()
     assert loop.time() + loop._clock_resolution >= base + 0.01
-
-
-def test_timers_without_a_descriptor_left(loop):
-    """As many waits as it takes; and precise ones again, later."""
-    waits = [0.0003, 0.002, 0.0101]
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-    try:
-        for wait in waits:
-            start = time.monotonic()
-            loop.call_later(wait, loop.stop)
-            loop.run_forever()
-            assert time.monotonic() - start >= wait - loop._clock_resolution
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    loop.run_until_complete(asyncio.sleep(0.001))

@@ -51,7 +51,7 @@ typedef struct {
     const FdPoller *poller;
     /* fds_epoll.c */
     int epfd;
-    int timerfd;           /* -1 until the first wait for a timer */
+    int timerfd;
     double timer_deadline; /* what timerfd is armed for; INFINITY when it is not */
     bool orphans;          /* events of a registration that is not ours any more came */
     /* fds_uvpoll.c */

@@ -98,20 +98,17 @@ epoll_arm(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask, bool owne
     return err;
 }
 
-static int
-epoll_add_timer(FdTable *table)
-{
-    return epoll_control(table, EPOLL_CTL_ADD, table->timerfd, TAG_TIMER,
-                         (uint32_t)EPOLLIN | (uint32_t)EPOLLET);
-}
-
 /* Registers what is the poller's own in a fresh epoll descriptor. */
 static int
 epoll_add_own(LoopObject *loop, FdTable *table)
 {
     int err = epoll_control(table, EPOLL_CTL_ADD, uv_backend_fd(&loop->uv), TAG_LIBUV,
                             EPOLLIN);
-    return err == 0 && table->timerfd >= 0 ? epoll_add_timer(table) : err;
+    if (err == 0) {
+        err = epoll_control(table, EPOLL_CTL_ADD, table->timerfd, TAG_TIMER,
+                            (uint32_t)EPOLLIN | (uint32_t)EPOLLET);
+    }
+    return err;
 }
 
 /* Registers in a fresh epoll descriptor what is the poller's own and all that is armed. */
@@ -158,30 +155,6 @@ epoll_rebuild(LoopObject *loop)
     return 0;
 }
 
-static void
-epoll_drop_timer(FdTable *table)
-{
-    if (table->timerfd >= 0) {
-        (void)close(table->timerfd);
-    }
-    table->timerfd = -1;
-    table->timer_deadline = INFINITY;
-}
-
-/* Makes the timerfd if there is none: not every loop has timers. False: none is to be had
- * now. */
-static bool
-epoll_has_timer(FdTable *table)
-{
-    if (table->timerfd < 0) {
-        table->timerfd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-        if (table->timerfd < 0 || epoll_add_timer(table) != 0) {
-            epoll_drop_timer(table);
-        }
-    }
-    return table->timerfd >= 0;
-}
-
 /* Arms the timerfd so that the wait ends `seconds` from now or earlier. */
 static int
 epoll_arm_timer(FdTable *table, double seconds)
@@ -224,16 +197,11 @@ epoll_poll(LoopObject *loop, double seconds)
         PyErr_NoMemory();
         return -1;
     }
-    int timeout = seconds > 0 ? -1 : 0;
-    if (seconds > 0 && !isinf(seconds)) {
-        seconds = seconds < longest ? seconds : longest;
-        if (!epoll_has_timer(table)) {
-            timeout = (int)ceil(seconds * 1e3); /* late, but never early */
-        }
-        else if (epoll_arm_timer(table, seconds) < 0) {
-            return -1;
-        }
+    if (seconds > 0 && !isinf(seconds) &&
+        epoll_arm_timer(table, seconds < longest ? seconds : longest) < 0) {
+        return -1;
     }
+    int timeout = seconds > 0 ? -1 : 0;
     int count, err;
     if (seconds > 0) {
         LockHold *held = lock_give_up();
@@ -282,19 +250,31 @@ static int
 epoll_init(LoopObject *loop)
 {
     FdTable *table = &loop->fds;
+    int err;
     table->timer_deadline = INFINITY;
     table->timerfd = -1;
     table->epfd = epoll_create1(EPOLL_CLOEXEC);
     if (table->epfd < 0) {
         return errno;
     }
+    table->timerfd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (table->timerfd < 0) {
+        err = errno;
+        goto fail_timerfd;
+    }
     /* libuv registers its waker with its own epoll inside uv_run only. */
     (void)uv_run(&loop->uv, UV_RUN_NOWAIT);
-    int err = epoll_add_own(loop, table);
+    err = epoll_add_own(loop, table);
     if (err != 0) {
-        (void)close(table->epfd);
-        table->epfd = -1;
+        goto fail_own;
     }
+    return 0;
+fail_own:
+    (void)close(table->timerfd);
+    table->timerfd = -1;
+fail_timerfd:
+    (void)close(table->epfd);
+    table->epfd = -1;
     return err;
 }
 
@@ -302,7 +282,13 @@ static int
 epoll_after_fork(LoopObject *loop)
 {
     FdTable *table = &loop->fds;
-    epoll_drop_timer(table); /* the parent's goes on */
+    int fresh = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (fresh < 0) {
+        return errors_raise_errno(errno);
+    }
+    (void)close(table->timerfd); /* the parent's goes on */
+    table->timerfd = fresh;
+    table->timer_deadline = INFINITY;
     (void)uv_run(&loop->uv,
                  UV_RUN_NOWAIT); /* registers the new waker, as in epoll_init */
     int err = epoll_rebuild(loop);
@@ -312,8 +298,9 @@ epoll_after_fork(LoopObject *loop)
 static void
 epoll_close(LoopObject *loop)
 {
-    epoll_drop_timer(&loop->fds);
+    (void)close(loop->fds.timerfd);
     (void)close(loop->fds.epfd);
+    loop->fds.timerfd = -1;
     loop->fds.epfd = -1;
 }
 
