@@ -54,6 +54,7 @@ SOURCES = (
     "csrc/loop/sockcalls.c",
     "csrc/loop/sockops.c",
     "csrc/loop/names.c",
+    "csrc/loop/outbox.c",
     "csrc/loop/outside.c",
     "csrc/accel/function.c",
     "csrc/accel/coros.c",

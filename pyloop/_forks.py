@@ -6,7 +6,6 @@ are not its own: the sockets by which signals come, and what both processes woul
 
 from __future__ import annotations
 
-import asyncio
 import os
 import types
 import weakref
@@ -16,15 +15,13 @@ from typing import Any
 __all__ = ["loops"]
 
 loops: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Every loop that may be used in a child: its _after_fork() is called there."""
-
-running = asyncio._get_running_loop
+"""Every loop that may be used in a child: _before_fork() is called in the parent, and
+_after_fork() in the child."""
 
 
 def _before() -> None:
-    loop: Any = running()
-    if hasattr(loop, "_release_held"):
-        loop._release_held()
+    for loop in loops:
+        loop._before_fork()
 
 
 def _after_in_child() -> None:
@@ -38,7 +35,7 @@ def _alone(function: Callable[[], None]) -> Callable[[], None]:
     What is registered for forks stays for as long as the interpreter; so it must not
     keep this module, and with that the package, which may be imported anew.
     """
-    return types.FunctionType(function.__code__, {"loops": loops, "running": running})
+    return types.FunctionType(function.__code__, {"loops": loops})
 
 
 if hasattr(os, "register_at_fork"):

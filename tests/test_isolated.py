@@ -70,7 +70,7 @@ def test_a_child_with_the_parent_s_loop(loop_kind, action, poller):
     run("fork.py", loop_kind, action, env={"PYLOOP_POLLER": poller} if poller else None)
 
 
-FORKS = names_in("fork_running.py", r"^def (\w+)\(\):")
+FORKS = names_in("fork_running.py", r"^def (\w+)\((?:fork=os.fork)?\):")
 
 
 @pytest.mark.parametrize("program", FORKS)

@@ -11,6 +11,7 @@
 #include "base/forks.h"
 #include "loop/handle.h"
 #include "loop/methods.h"
+#include "loop/outbox.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -296,7 +297,9 @@ loop_close_core(LoopObject *self)
         if (loop_check_fork(self) < 0) {
             PyErr_WriteUnraisable(NULL); /* out of descriptors, in a child */
         }
+        outbox_rest(self);
         loop_drop_work(self);
+        outbox_close(self);
         self->uv_open = false;
         bool whole = loop_uv_is_whole(self);
         fds_close(self);
@@ -413,13 +416,20 @@ loop_run_once_method(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* Before a fork: what is held would be sent by both processes. */
+/* What is held would be sent by both processes; and Python warns of forks beside threads,
+ * of which the outbox's guard is one, which no program knows of. A loop that another thread
+ * runs, or of which it may have the lock, is not waited for. */
 static PyObject *
-loop_release_held(PyObject *op, PyObject *Py_UNUSED(ignored))
+loop_before_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     LoopObject *self = (LoopObject *)op;
-    if (self->holder != NULL) {
-        self->flush_holder(self);
+    unsigned long runner = RACY_LOAD(self->thread_ident);
+    if (runner == PyThread_get_thread_ident() ||
+        (runner == 0 && RACY_LOAD(self->guarded))) {
+        LockHold hold;
+        lock_enter(&self->lock, &hold);
+        outbox_rest(self);
+        lock_exit(&hold);
     }
     Py_RETURN_NONE;
 }
@@ -665,7 +675,6 @@ LOCKED_KEYWORDS(listener_start_serving)
 LOCKED_O(listener_stop_serving)
 LOCKED_NOARGS(loop_run_method)
 LOCKED_NOARGS(loop_run_once_method)
-LOCKED_NOARGS(loop_release_held)
 LOCKED_NOARGS(loop_close_core_method)
 LOCKED_O(outside_poll)
 LOCKED_NOARGS(outside_pop_ready)
@@ -682,7 +691,10 @@ static PyGetSetDef loop_getsets[] = {
     FLAG("_debug", debug, "Debug mode is on."),
     FLAG("_closed", closed, "close() was called."),
     FLAG("_poll_every_tick", poll_every_tick, "Poll skipping is off."),
-    FLAG("_hold_writes", hold_writes, "Writes of one callback may be sent together."),
+    FLAG("_hold_writes", hold_writes, "Writes may be held for a moment."),
+    {"_guarded", loop_get_flag, NULL,
+     "What is held may stay so until the batch ends: its guard is there.",
+     (void *)offsetof(LoopObject, guarded)},
     OPTIONAL("_thread_id", thread_id, loop_set_thread_id,
              "The running thread's identifier, or None."),
     OPTIONAL("_task_factory", task_factory, loop_set_optional,
@@ -814,8 +826,8 @@ static PyMethodDef loop_methods[] = {
      "_run($self, /)\n--\n\nIterate until stop(); run_forever() without its set-up."},
     {"_run_once", LOCKED(loop_run_once_method), METH_NOARGS,
      "_run_once($self, /)\n--\n\nOne iteration, which polls, and may block."},
-    {"_release_held", LOCKED(loop_release_held), METH_NOARGS,
-     "_release_held($self, /)\n--\n\nSend what a transport holds back, if one does."},
+    {"_before_fork", loop_before_fork, METH_NOARGS,
+     "_before_fork($self, /)\n--\n\nLeave nothing to be sent by two processes."},
     {"_poll", LOCKED(outside_poll), METH_O,
      "_poll($self, timeout, /)\n--\n\n"
      "Wait, timeout seconds or (None) without a limit, unless something is ready."},

@@ -45,6 +45,7 @@ enum {
 typedef struct HandleObject HandleObject;
 typedef struct CoroObject CoroObject;
 typedef struct DatagramSpares DatagramSpares;
+typedef struct Outbox Outbox;
 
 struct LoopObject {
     PyObject_HEAD
@@ -99,10 +100,11 @@ struct LoopObject {
     CoroObject *free_coros; /* the same, of AccelCoro */
     unsigned int free_coro_count;
 
-    /* Writes that a transport holds back within one callback (transport/write.c): the
-     * holder, borrowed, and what sends them. NULL when nothing is held. */
-    PyObject *holder;
-    void (*flush_holder)(LoopObject *self);
+    /* Writes that transports hold back for a moment (outbox.h). */
+    Outbox *outbox;           /* made at first use */
+    size_t held;              /* owners in it */
+    bool guarded;             /* it has its guard */
+    size_t batch_left;        /* callbacks of this batch that are still to run */
     uint32_t callback_serial; /* a number for each callback that run.c runs */
     bool dispatching;         /* inside a callback run by run.c */
     bool polling;             /* in a poll that may have given up the lock */

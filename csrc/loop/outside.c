@@ -4,6 +4,8 @@
  */
 #include "loop/handle.h"
 
+#include "loop/outbox.h"
+
 #include <math.h>
 
 /* The oldest word as a handle, taken out: a descriptor becomes one like all others, for
@@ -54,8 +56,8 @@ PyObject *
 outside_pop_ready(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     LoopObject *self = (LoopObject *)op;
-    if (self->holder != NULL) {
-        self->flush_holder(self); /* the callback before this one is over */
+    if (self->held > 0) {
+        outbox_flush(self); /* the callback before this one is over */
     }
     if (self->ready.count == 0) {
         PyErr_SetString(PyExc_IndexError, "pop from an empty queue");

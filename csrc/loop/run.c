@@ -12,6 +12,7 @@
 #include "loop/handle.h"
 
 #include "base/call.h"
+#include "loop/outbox.h"
 
 #include <math.h>
 #include <time.h>
@@ -200,8 +201,8 @@ run_poll(LoopObject *self)
 int
 loop_poll(LoopObject *self, double seconds)
 {
-    if (self->holder != NULL) {
-        self->flush_holder(self);
+    if (self->held > 0) {
+        outbox_flush(self);
     }
     if (run_poll_for(self, run_is_idle(self) ? seconds : 0) < 0) {
         return -1;
@@ -281,8 +282,8 @@ run_next(LoopObject *self)
     if (!ready_word_is_fd(word)) {
         Py_DECREF((PyObject *)(uintptr_t)word);
     }
-    if (self->holder != NULL) {
-        self->flush_holder(self);
+    if (self->held > 0 && (self->batch_left == 0 || !self->guarded)) {
+        outbox_flush(self);
     }
     return rc;
 }
@@ -293,14 +294,20 @@ run_batch(LoopObject *self)
 {
     size_t todo = self->ready.count;
     bool outer = self->dispatching;
+    size_t outer_left = self->batch_left;
     int rc = 0;
     self->since_poll += (uint32_t)todo;
     self->dispatching = true;
     /* A nested run may take what this batch counted. */
-    while (todo-- > 0 && self->ready.count > 0 && rc == 0) {
+    while (todo > 0 && self->ready.count > 0 && rc == 0) {
+        self->batch_left = --todo;
         rc = run_next(self);
     }
     self->dispatching = outer;
+    self->batch_left = outer_left;
+    if (self->held > 0) { /* an error ended the batch, or a nested run its rest */
+        outbox_flush(self);
+    }
     return rc;
 }
 
@@ -321,8 +328,8 @@ run_iteration(LoopObject *self)
 int
 loop_run_once(LoopObject *self)
 {
-    if (self->holder != NULL) {
-        self->flush_holder(self); /* a nested run begins: nothing stays held */
+    if (self->held > 0) {
+        outbox_flush(self); /* a nested run begins: nothing stays held */
     }
     self->poll_due = true;
     return run_iteration(self);
@@ -333,8 +340,8 @@ loop_run(LoopObject *self)
 {
     int rc;
     loop_refresh_overrides(self);
-    if (self->holder != NULL) {
-        self->flush_holder(self);
+    if (self->held > 0) {
+        outbox_flush(self);
     }
     self->poll_due = true;
     self->depth++;

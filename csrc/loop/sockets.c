@@ -117,12 +117,21 @@ sockets_init(PyloopState *state)
     return 0;
 }
 
+const int *
+sockets_fd_field(PyloopState *state, PyObject *sock)
+{
+    return state->sock_fd_offset > 0 &&
+                   PyObject_TypeCheck(sock, (PyTypeObject *)state->BaseSocketType)
+               ? (const int *)((const char *)sock + state->sock_fd_offset)
+               : NULL;
+}
+
 bool
 sockets_is(PyloopState *state, PyObject *sock, int fd)
 {
-    if (state->sock_fd_offset > 0 &&
-        PyObject_TypeCheck(sock, (PyTypeObject *)state->BaseSocketType)) {
-        return sockets_stored_fd(sock, state->sock_fd_offset) == fd;
+    const int *field = sockets_fd_field(state, sock);
+    if (field != NULL) {
+        return *field == fd;
     }
     if (state->str_fileno == NULL) { /* no names any more: the interpreter shuts down */
         return false;

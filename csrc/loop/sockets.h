@@ -48,6 +48,9 @@ int sockets_init(PyloopState *state);
  * for socket objects no call at all. Clears what a strange fileno() raises. */
 bool sockets_is(PyloopState *state, PyObject *sock, int fd);
 
+/* Where sock keeps its descriptor, as long as it lives; NULL if that is not known. */
+const int *sockets_fd_field(PyloopState *state, PyObject *sock);
+
 /* accept(2): a descriptor that is non-blocking and not inherited; -1 with errno. The
  * address is zeroed first (a path that fills its place has no NUL of its own). */
 int sockets_accept(int fd, struct sockaddr_storage *address, socklen_t *length);

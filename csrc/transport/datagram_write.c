@@ -9,6 +9,7 @@
 #include "base/args.h"
 #include "base/call.h"
 #include "base/errors.h"
+#include "loop/outbox.h"
 #include "transport/datagram_spares.h"
 #include "transport/flow.h"
 
@@ -419,8 +420,8 @@ static int
 datagram_send(DatagramObject *self, PyObject *data, PyObject *address)
 {
     LoopObject *loop = self->loop;
-    if (loop->holder != NULL) {
-        loop->flush_holder(loop); /* the order between transports stays */
+    if (loop->held > 0) {
+        outbox_flush(loop); /* the order between transports stays */
     }
     if (self->phase == DATAGRAM_CLOSED || (self->lost > 0 && self->address != NULL)) {
         return flow_write_lost(loop, "socket.send() raised exception.", &self->lost);

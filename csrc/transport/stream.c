@@ -423,12 +423,14 @@ stream_abort(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 /* StreamWriter.drain() looks here, and may return without giving up its callback: what it
- * promises to have offered to the kernel must not be held. */
+ * promises to have offered to the kernel must not be held, unless somebody sees to that. */
 PyObject *
 stream_is_closing(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     StreamObject *self = (StreamObject *)op;
-    stream_release_held(self);
+    if (!self->loop->guarded) {
+        stream_release_held(self);
+    }
     return PyBool_FromLong(self->phase >= STREAM_CLOSING);
 }
 

@@ -13,8 +13,8 @@
  * server are gone.
  *
  * Invariant S1: lost <=> connection_lost is scheduled or was called.
- * Invariant S2: queue_bytes == sum of the lengths in the queue; held <=> loop->holder is
- *               this stream and the queue has not been offered to the kernel.
+ * Invariant S2: queue_bytes == sum of the lengths in the queue; held => the queue has
+ *               not been offered to the kernel, and this stream is in the loop's outbox.
  */
 #ifndef PYLOOP_TRANSPORT_STREAM_H
 #define PYLOOP_TRANSPORT_STREAM_H
@@ -105,6 +105,9 @@ struct StreamObject {
     uint8_t writes_now;       /* writes in that callback, up to 255 */
     uint8_t writes_learned;   /* how many the last callbacks made, when the same */
     uint8_t writes_streak;    /* in how many callbacks in a row */
+    uint8_t hold_off;         /* writes that are not to wait for the batch's end */
+    uint8_t hold_off_next; /* what that was the last time, halved by what went well */
+    bool held;             /* in the outbox, or just taken out of it */
 };
 
 /* stream.c */
@@ -239,12 +242,6 @@ stream_owns_fd(StreamObject *self)
 {
     return self->sock == NULL || (sockets_is(self->loop->state, self->sock, self->fd) &&
                                   self->phase != STREAM_CLOSED);
-}
-
-static inline bool
-stream_is_holding(const StreamObject *self)
-{
-    return self->loop->holder == (const PyObject *)self;
 }
 
 /* lend.c */

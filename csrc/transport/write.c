@@ -3,14 +3,16 @@
  * Owns: StreamObject.queue.  Does not own: the descriptor and its watch (loop/fds.c).
  *
  * write() offers data to the kernel at once when nothing is queued, as asyncio documents.
- * Holding: a transport whose callbacks made the same number k >= 2 of writes HOLD_STREAK
- * times running holds the first k - 1 of the next callback and sends all k with one
- * system call. What is held goes out when the callback ends, before another transport's
- * write, and before anything that could tell the difference (stream_release_held's
- * callers); a callback that ends with fewer writes also unlearns. At most one transport
- * per loop holds, at most HOLD_BYTES, in the loop's thread, not in debug mode, not with
- * PYLOOP_HOLD_WRITES=0. The one case that can tell: a callback that always made k writes
- * makes fewer and then blocks on its peer (docs/compatibility.md). A pipe never holds:
+ * Except that a transport may hold them for a moment, in the loop's outbox:
+ * - of one callback: a transport whose callbacks made the same number k >= 2 of writes
+ *   HOLD_STREAK times running holds the first k - 1 of the next callback and sends all k
+ *   with one system call. A callback that ends with fewer writes unlearns that.
+ * - of a batch: while more callbacks are to run before the loop polls, and the outbox has a
+ *   guard, all are sent at the end of the batch. (docs/decisions/0004)
+ * What is held goes out when the callback or the batch ends, before a write that may not
+ * be held and before anything that could tell the difference (stream_release_held's
+ * callers), always in the order of the writes. A transport holds at most HOLD_BYTES, in
+ * the loop's thread, not in debug mode, not with PYLOOP_HOLD_WRITES=0. A pipe never holds:
  * where a write ends means something to a device, and to a pipe with several writers.
  */
 #include "transport/stream.h"
@@ -18,6 +20,7 @@
 #include "base/args.h"
 #include "base/call.h"
 #include "base/errors.h"
+#include "loop/outbox.h"
 #include "transport/flow.h"
 
 #include <errno.h>
@@ -27,6 +30,9 @@
 enum {
     HOLD_STREAK = 3,
     HOLD_BYTES = 64 * 1024,
+    /* Writes that do not wait after one that waited too long: at first, and at most. */
+    HOLD_OFF_FIRST = 7,
+    HOLD_OFF_MAX = UINT8_MAX,
     QUEUE_FIRST_CAPACITY = 8,
     IOV_MAX_PER_SEND = 64,
     JOIN_BYTES = 4096,
@@ -106,8 +112,9 @@ queue_consume(StreamObject *self, size_t n)
 void
 stream_drop_queue(StreamObject *self)
 {
-    if (stream_is_holding(self)) {
-        self->loop->holder = NULL;
+    if (self->held) {
+        self->held = false;
+        (void)outbox_forget(self->loop, (PyObject *)self);
     }
     queue_consume(self, self->queue_bytes);
     PyMem_RawFree(self->queue);
@@ -294,8 +301,9 @@ on_writable(LoopObject *Py_UNUSED(loop), PyObject *owner)
     if (self->lost) {
         return 0;
     }
-    if (self->queue_count == 0) {
-        return stream_drained(self); /* a held write took the queue along */
+    stream_release_held(self);
+    if (self->queue_count == 0 || self->lost) {
+        return self->lost ? 0 : stream_drained(self);
     }
     PyObject *context = context_enter(self->context);
     if (context == NULL) {
@@ -307,6 +315,16 @@ on_writable(LoopObject *Py_UNUSED(loop), PyObject *owner)
 }
 
 /* ---- holding ---------------------------------------------------------------- */
+
+/* What every held write needs. */
+static bool
+stream_can_hold(StreamObject *self, size_t length)
+{
+    return self->queue_bytes + length <= HOLD_BYTES &&
+           self->queue_bytes + length <= self->high_water &&
+           (self->queue_count == 0 || self->held) &&
+           self->loop->thread_ident == PyThread_get_thread_ident();
+}
 
 /* Counts this write; true if it is one that a later write of this callback will send. */
 static bool
@@ -333,18 +351,29 @@ stream_may_hold(StreamObject *self, size_t length)
     return self->writes_streak >= HOLD_STREAK &&
            self->writes_now < self->writes_learned &&
            self->writes_learned < UINT8_MAX && loop->dispatching && loop->hold_writes &&
-           self->ops->is_socket && !loop->debug &&
-           self->queue_bytes + length <= HOLD_BYTES &&
-           self->queue_bytes + length <= self->high_water &&
-           (self->queue_count == 0 || stream_is_holding(self)) &&
-           loop->thread_ident == PyThread_get_thread_ident();
+           self->ops->is_socket && !loop->debug && stream_can_hold(self, length);
 }
 
-/* Sends what is held; what the kernel does not take stays queued and watched. */
-static int
-stream_send_held(StreamObject *self)
+/* True if the write may wait for the end of the batch. */
+static bool
+stream_may_wait(StreamObject *self, size_t length)
 {
-    self->loop->holder = NULL;
+    LoopObject *loop = self->loop;
+    if (loop->batch_left == 0 || !loop->dispatching || !loop->hold_writes ||
+        loop->debug || !self->ops->is_socket || !stream_can_hold(self, length)) {
+        return false;
+    }
+    if (self->hold_off > 0) {
+        self->hold_off--;
+        return false;
+    }
+    return outbox_is_guarded(loop);
+}
+
+/* Offers the queue; what the kernel does not take stays, and is watched. */
+static int
+stream_send_queue(StreamObject *self)
+{
     ssize_t n = queue_send(self);
     if (n < 0) {
         return stream_write_failed(self, errno);
@@ -353,30 +382,78 @@ stream_send_held(StreamObject *self)
     return self->queue_count > 0 ? stream_wait_writable(self) : 0;
 }
 
-/* The callback's end, or something that could see a difference. An error is kept apart
- * from one that may be raised just now. */
+/* Sends what was held until now. */
+static int
+stream_send_held(PyObject *owner, size_t rescued)
+{
+    StreamObject *self = (StreamObject *)owner;
+    self->held = false;
+    if (rescued > 0) { /* its callback took long: by habit, if the next one does too */
+        unsigned int next = self->hold_off_next * 2u + HOLD_OFF_FIRST;
+        self->hold_off_next = (uint8_t)(next < HOLD_OFF_MAX ? next : HOLD_OFF_MAX);
+        self->hold_off = self->hold_off_next;
+        self->writes_streak = 0;
+        queue_consume(self, rescued < self->queue_bytes ? rescued : self->queue_bytes);
+    }
+    else {
+        self->hold_off_next /= 2;
+    }
+    return self->queue_count > 0 ? stream_send_queue(self) : 0;
+}
+
+/* The only one that holds does so no longer. 0, or -1 to leave run. */
+static int
+stream_send_now(StreamObject *self)
+{
+    size_t rescued = outbox_forget(self->loop, (PyObject *)self);
+    return stream_send_held((PyObject *)self, rescued);
+}
+
+/* The guard's: not joined, for nobody else's memory is to be had there. */
+static ssize_t
+stream_rescue_held(PyObject *owner)
+{
+    return queue_send_vector((StreamObject *)owner);
+}
+
+static const OutboxOps stream_outbox_ops = {stream_send_held, stream_rescue_held};
+
 void
 stream_release_held(StreamObject *self)
 {
-    if (!stream_is_holding(self)) {
-        return;
-    }
-    PyObject *raised = PyErr_GetRaisedException();
-    self->writes_streak = 0;
-    Py_INCREF(self);
-    if (stream_send_held(self) < 0) {
-        PyErr_WriteUnraisable((PyObject *)self); /* SystemExit out of a notification */
-    }
-    Py_DECREF(self);
-    if (raised != NULL) {
-        PyErr_SetRaisedException(raised);
+    if (self->held) {
+        self->writes_streak = 0;
+        outbox_flush(self->loop); /* the caller has a reference */
     }
 }
 
-static void
-stream_flush_holder(LoopObject *loop)
+/* Whether this write may be held. Counts it; before it, what others hold goes out unless it
+ * can join them without overtaking anybody, and that may end this transport. */
+static bool
+stream_holds(StreamObject *self, size_t length)
 {
-    stream_release_held((StreamObject *)loop->holder);
+    LoopObject *loop = self->loop;
+    bool holds = stream_may_hold(self, length) || stream_may_wait(self, length);
+    if (loop->held > 0) {
+        bool only = self->held && loop->held == 1;
+        bool joins =
+            self->held ? outbox_is_last(loop, (PyObject *)self) : outbox_has_room(loop);
+        if (!only && !(holds && joins)) {
+            outbox_flush(loop);
+            holds = holds && stream_can_hold(self, length);
+        }
+    }
+    return holds && (self->held || outbox_has_room(loop));
+}
+
+/* Under the outbox's lock. */
+static void
+stream_hold(StreamObject *self)
+{
+    const int *field =
+        self->sock != NULL ? sockets_fd_field(self->loop->state, self->sock) : NULL;
+    self->held = true;
+    outbox_add(self->loop, (PyObject *)self, &stream_outbox_ops, field, self->fd);
 }
 
 /* ---- write, writelines, write_eof -------------------------------------------- */
@@ -398,21 +475,18 @@ stream_loses_writes(const StreamObject *self)
 static int
 stream_write_bytes(StreamObject *self, PyObject *data, const char *start, size_t length)
 {
-    LoopObject *loop = self->loop;
-    if (loop->holder != NULL && !stream_is_holding(self)) {
-        stream_flush_holder(loop);       /* the order between transports stays */
-        if (stream_loses_writes(self)) { /* its protocol has ended us */
-            return stream_write_lost(self);
-        }
+    bool holds = stream_holds(self, length);
+    if (stream_loses_writes(self)) { /* the protocol of one that held has ended us */
+        return stream_write_lost(self);
     }
-    bool hold = stream_may_hold(self, length);
-    if (hold || stream_is_holding(self)) {
-        if (queue_push_rest(self, data, start, length, 0) < 0) {
-            return -1;
+    if (holds || self->held) {
+        outbox_enter(self->loop);
+        int rc = queue_push_rest(self, data, start, length, 0);
+        if (rc == 0) {
+            stream_hold(self);
         }
-        loop->holder = (PyObject *)self;
-        loop->flush_holder = stream_flush_holder;
-        return hold ? 0 : stream_send_held(self);
+        outbox_leave(self->loop);
+        return rc < 0 || holds ? rc : stream_send_now(self);
     }
     size_t sent = 0;
     if (self->queue_count == 0) {
@@ -537,29 +611,30 @@ writelines_collect(PyObject *list, size_t *total)
 static int
 stream_write_lines(StreamObject *self, PyObject *lines, size_t total)
 {
-    LoopObject *loop = self->loop;
     if (total == 0) {
         return 0;
     }
-    if (loop->holder != NULL && !stream_is_holding(self)) {
-        stream_flush_holder(loop);
-    }
+    bool holds = stream_holds(self, total);
     if (stream_loses_writes(self)) {
         return stream_write_lost(self);
     }
-    bool hold = stream_may_hold(self, total);
-    bool offer = self->queue_count == 0 || stream_is_holding(self);
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(lines); i++) {
-        if (queue_push_steal(self, Py_NewRef(PyList_GET_ITEM(lines, i)), 0) < 0) {
-            return -1;
-        }
+    bool offer = self->queue_count == 0;
+    int rc = 0;
+    outbox_enter(self->loop);
+    for (Py_ssize_t i = 0; rc == 0 && i < PyList_GET_SIZE(lines); i++) {
+        rc = queue_push_steal(self, Py_NewRef(PyList_GET_ITEM(lines, i)), 0);
     }
-    if (!offer) {
-        return stream_maybe_pause_protocol(self);
+    if (rc == 0 && (holds || self->held)) {
+        stream_hold(self);
     }
-    loop->holder = (PyObject *)self;
-    loop->flush_holder = stream_flush_holder;
-    return hold ? 0 : stream_send_held(self);
+    outbox_leave(self->loop);
+    if (rc < 0 || holds) {
+        return rc;
+    }
+    if (self->held) {
+        return stream_send_now(self);
+    }
+    return offer ? stream_send_queue(self) : stream_maybe_pause_protocol(self);
 }
 
 PyObject *

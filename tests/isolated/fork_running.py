@@ -4,6 +4,7 @@ Arguments: the kind of loop, which of the programs.
 """
 
 import asyncio
+import ctypes
 import os
 import signal
 import socket
@@ -20,14 +21,15 @@ def wait_for(child):
 
 
 class Forker:
-    """Forks in a callback: `child` is 0 in the child."""
+    """Forks in a callback, by *fork*: `child` is 0 in the child."""
 
-    def __init__(self, loop):
+    def __init__(self, loop, fork=os.fork):
         self.loop = loop
         self.child = None
+        self.fork = fork
 
     def __call__(self):
-        self.child = os.fork()
+        self.child = self.fork()
 
     def run(self):
         """Run the loop; the child ends here, and well."""
@@ -171,6 +173,51 @@ def between_two_writes():
     assert right.recv(100) == b""
     loop.close()
     right.close()
+
+
+def between_writes_of_a_batch(fork=os.fork):
+    """What waits for the end of the batch is sent once; both go on writing."""
+    loop = support.make_loop(KIND)
+    fork = Forker(loop, fork)
+    left, right = socket.socketpair()
+    right.settimeout(30)
+    transport, _ = loop.run_until_complete(
+        loop.create_connection(asyncio.Protocol, sock=left)
+    )
+    for _ in range(20):  # until the loop has a thread that allows writes to wait
+        for _ in range(65):
+            loop.call_soon(transport.write, b"x")
+        support.spin(loop)
+        assert len(right.recv(65, socket.MSG_WAITALL)) == 65
+        if getattr(loop, "_guarded", True):
+            break
+    assert getattr(loop, "_guarded", True)
+    loop.call_soon(transport.write, b"once")
+    loop.call_soon(fork)
+    loop.call_soon(lambda: None)
+    support.run_once(loop)
+    if fork.child == 0:
+        transport.write(b"child")
+        for _ in range(65):
+            loop.call_soon(transport.write, b"x")
+        support.run_once(loop)
+        loop.close()
+        os._exit(0)
+    wait_for(fork.child)
+    said = right.recv(74, socket.MSG_WAITALL)  # nobody says who comes first
+    assert sorted(said) == sorted(b"oncechild" + b"x" * 65), said
+    transport.write(b"parent")
+    assert right.recv(6, socket.MSG_WAITALL) == b"parent"
+    transport.close()
+    support.spin(loop)
+    assert right.recv(100) == b""
+    loop.close()
+    right.close()
+
+
+def between_writes_of_a_batch_by_c():
+    """The same where Python does not know of the fork."""
+    between_writes_of_a_batch(ctypes.CDLL(None).fork)
 
 
 if __name__ == "__main__":
