@@ -215,6 +215,27 @@ def held_writes(w: World):
 
 
 @scenario
+def writes_of_a_batch(w: World):
+    """Of several transports in one iteration: held until it ends, with a guard."""
+    pairs = [w.pair() for _ in range(3)]
+    transports = [connect(w, left).transport for left, _ in pairs]
+    turns = 40
+    with w.armed():
+        for _ in range(turns):
+            for transport in transports:
+                w.loop.call_soon(transport.write, b"abc")
+            w.run_once()
+        for _, right in pairs:
+            assert w.run(take(right, 3 * turns)) == b"abc" * turns
+        for transport in transports:
+            w.loop.call_soon(transport.write, b"end")
+            w.loop.call_soon(transport.close)
+        w.run_once()
+    for _, right in pairs:
+        assert w.run(take(right, 3)) == b"end"
+
+
+@scenario
 def pausing(w: World):
     left, right = w.pair()
     protocol = connect(w, left)
