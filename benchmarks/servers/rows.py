@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import resource
 import shutil
@@ -152,23 +153,33 @@ class IdleRow(ServerRow):
     conns: int = 5000
 
     def load(self, server: Server, seconds: float) -> Figures:
+        source = next(SOURCES)
         with contextlib.ExitStack() as stack:
             stack.enter_context(harness.many_descriptors())
             at_start = server.descriptors()
             resident = []
             for more in (self.before, self.conns):
                 for _ in range(more):
-                    stack.enter_context(connected(server.port))
+                    stack.enter_context(connected(server.port, source))
                 at_start += more
                 wait_for_descriptors(server, at_start)
                 resident.append(server.rss_kib())
         return {"figure": (resident[1] - resident[0]) * 1024 / self.conns}
 
 
-def connected(port: int) -> socket.socket:
-    """A connection from an address that leaves the usual one's ports alone."""
+def sources() -> Iterator[str]:
+    """Addresses of this machine, a new one for each measurement: of the last one's
+    connections the ports are not free for a minute."""
     pid = os.getpid()
-    source = f"127.2.{pid >> 8 & 255}.{pid & 255}"
+    for number in itertools.count():
+        yield f"127.{2 + number % 200}.{pid >> 8 & 255}.{pid & 255}"
+
+
+SOURCES = sources()
+
+
+def connected(port: int, source: str) -> socket.socket:
+    """A connection from the address *source*."""
     return socket.create_connection(("127.0.0.1", port), 10, (source, 0))
 
 

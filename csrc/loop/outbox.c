@@ -13,10 +13,10 @@
 enum {
     OUTBOX_MAX = 32,       /* owners at a time */
     GUARD_WISHES = 64,     /* so many in ... */
-    GUARD_QUIET_TICKS = 50 /* after which the guard sleeps until it is woken */
+    GUARD_QUIET_TICKS = 20 /* after which the guard sleeps until it is woken */
 };
 #define GUARD_WISHES_NS 100000000U /* ... so short a time begin the guard */
-#define GUARD_TICK_NS 2000000U
+#define GUARD_TICK_NS 5000000U
 
 typedef struct {
     PyObject *owner; /* strong */
