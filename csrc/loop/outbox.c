@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum {
-    OUTBOX_MAX = 32,       /* owners at a time */
+    OUTBOX_MAX = 64,       /* owners at a time */
     GUARD_WISHES = 64,     /* so many in ... */
     GUARD_QUIET_TICKS = 20 /* after which the guard sleeps until it is woken */
 };
