@@ -127,6 +127,22 @@ async def test_a_callback_that_waits_for_its_peer_gets_an_answer(loop):
 
 
 @on_loop
+async def test_a_callback_that_waits_more_than_once(loop):
+    async with guarded() as ((transport, _, peer), _):
+        got = []
+
+        def talk():
+            for n in range(4):
+                transport.write(b"question %d" % n)
+                got.append(recv_exactly(peer, 10))
+
+        await in_one_batch(talk)
+        assert got == [b"question %d" % n for n in range(4)]
+        await in_one_batch(lambda: transport.write(b"more"))
+        assert recv_exactly(peer, 4) == b"more"
+
+
+@on_loop
 async def test_a_callback_that_waits_for_what_another_wrote(loop):
     async with guarded() as ((first, _, peer), (second, _, end)):
         got = []

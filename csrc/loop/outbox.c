@@ -23,7 +23,7 @@ typedef struct {
     const OutboxOps *ops;
     const int *sock_fd;
     int fd;
-    bool tried; /* the guard has offered it to the kernel, once */
+    bool tried; /* the guard has offered it to the kernel since the last addition */
     size_t rescued;
 } OutboxItem;
 
@@ -50,8 +50,8 @@ guard_rescue(Outbox *box)
     for (size_t i = box->first; i < box->end; i++) {
         OutboxItem *item = &box->items[i];
         if (!item->tried && (item->sock_fd == NULL || *item->sock_fd == item->fd)) {
-            ssize_t n = item->ops->rescue(item->owner);
-            item->rescued = n > 0 ? (size_t)n : 0;
+            ssize_t n = item->ops->rescue(item->owner, item->rescued);
+            item->rescued += n > 0 ? (size_t)n : 0;
             item->tried = true; /* as asyncio's write(): the rest waits for the loop */
         }
     }
@@ -239,6 +239,7 @@ outbox_add(LoopObject *loop, PyObject *owner, const OutboxOps *ops, const int *s
             .owner = Py_NewRef(owner), .ops = ops, .sock_fd = sock_fd, .fd = fd};
         loop->held++;
     }
+    box->items[box->end - 1].tried = false; /* a callback may wait more than once */
     box->changes++;
     if (box->asleep) {
         uv_cond_signal(&box->wake);

@@ -27,8 +27,8 @@ typedef struct {
      * sent by another process). 0, or -1 with an exception that leaves run. */
     int (*send)(PyObject *owner, size_t rescued);
     /* In the guard's thread, under the lock and without the GIL: one system call for what
-     * is queued. The number of bytes sent, or -1. */
-    ssize_t (*rescue)(PyObject *owner);
+     * is queued after the first `rescued` bytes. The number of bytes sent, or -1. */
+    ssize_t (*rescue)(PyObject *owner, size_t rescued);
 } OutboxOps;
 
 /* Whether what is held may stay so beyond its callback. Starts the guard once that was

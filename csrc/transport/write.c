@@ -190,18 +190,24 @@ queue_send_joined(StreamObject *self)
     return self->ops->send(self->fd, joined, length);
 }
 
+/* Of what follows the first `skip` bytes, as much as one vector takes. */
 static ssize_t
-queue_send_vector(StreamObject *self)
+queue_send_vector(StreamObject *self, size_t skip)
 {
     struct iovec vector[IOV_MAX_PER_SEND];
-    size_t count =
-        self->queue_count < IOV_MAX_PER_SEND ? self->queue_count : IOV_MAX_PER_SEND;
-    for (size_t i = 0; i < count; i++) {
+    size_t count = 0;
+    for (size_t i = 0; i < self->queue_count && count < IOV_MAX_PER_SEND; i++) {
         WriteItem *item = queue_at(self, i);
-        vector[i].iov_base = PyBytes_AS_STRING(item->bytes) + item->offset;
-        vector[i].iov_len = (size_t)PyBytes_GET_SIZE(item->bytes) - item->offset;
+        size_t left = (size_t)PyBytes_GET_SIZE(item->bytes) - item->offset;
+        if (skip >= left) {
+            skip -= left;
+            continue;
+        }
+        vector[count].iov_base = PyBytes_AS_STRING(item->bytes) + item->offset + skip;
+        vector[count++].iov_len = left - skip;
+        skip = 0;
     }
-    return self->ops->send_vector(self->fd, vector, count);
+    return count > 0 ? self->ops->send_vector(self->fd, vector, count) : 0;
 }
 
 /* One system call for the queue's head. Bytes sent (0: would block), or -1 with errno. */
@@ -213,7 +219,7 @@ queue_send(StreamObject *self)
         return -1;
     }
     ssize_t n = self->queue_bytes <= JOIN_BYTES ? queue_send_joined(self)
-                                                : queue_send_vector(self);
+                                                : queue_send_vector(self, 0);
     return n < 0 && would_block(errno) ? 0 : n;
 }
 
@@ -411,9 +417,9 @@ stream_send_now(StreamObject *self)
 
 /* The guard's: not joined, for nobody else's memory is to be had there. */
 static ssize_t
-stream_rescue_held(PyObject *owner)
+stream_rescue_held(PyObject *owner, size_t rescued)
 {
-    return queue_send_vector((StreamObject *)owner);
+    return queue_send_vector((StreamObject *)owner, rescued);
 }
 
 static const OutboxOps stream_outbox_ops = {stream_send_held, stream_rescue_held};
