@@ -130,18 +130,7 @@ context_exit(PyObject *context)
     }
 }
 
-static inline PyObject *
-call_method(PyObject *name, PyObject *const *args, size_t nargs)
-{
-    LOCK_KEEP(args[0]);
-    LockHold *held = lock_give_up();
-    PyObject *result = PyObject_VectorcallMethod(name, args, nargs, NULL);
-    lock_take_back(held);
-    LOCK_DROP(args[0]);
-    return result;
-}
-
-/* The same with keywords, whose values are args[nargs...]. */
+/* With keywords, whose values are args[nargs...], unless kwnames is NULL. */
 static inline PyObject *
 call_method_named(PyObject *name, PyObject *const *args, size_t nargs,
                   PyObject *kwnames)
@@ -152,6 +141,12 @@ call_method_named(PyObject *name, PyObject *const *args, size_t nargs,
     lock_take_back(held);
     LOCK_DROP(args[0]);
     return result;
+}
+
+static inline PyObject *
+call_method(PyObject *name, PyObject *const *args, size_t nargs)
+{
+    return call_method_named(name, args, nargs, NULL);
 }
 
 /* object.name(), object.name(arg), object.name(arg, arg2). */

@@ -326,10 +326,12 @@ on_writable(LoopObject *Py_UNUSED(loop), PyObject *owner)
 static bool
 stream_can_hold(StreamObject *self, size_t length)
 {
-    return self->queue_bytes + length <= HOLD_BYTES &&
+    LoopObject *loop = self->loop;
+    return loop->dispatching && loop->hold_writes && self->ops->is_socket &&
+           !loop->debug && self->queue_bytes + length <= HOLD_BYTES &&
            self->queue_bytes + length <= self->high_water &&
            (self->queue_count == 0 || self->held) &&
-           self->loop->thread_ident == PyThread_get_thread_ident();
+           loop->thread_ident == PyThread_get_thread_ident();
 }
 
 /* Counts this write; true if it is one that a later write of this callback will send. */
@@ -356,24 +358,21 @@ stream_may_hold(StreamObject *self, size_t length)
     }
     return self->writes_streak >= HOLD_STREAK &&
            self->writes_now < self->writes_learned &&
-           self->writes_learned < UINT8_MAX && loop->dispatching && loop->hold_writes &&
-           self->ops->is_socket && !loop->debug && stream_can_hold(self, length);
+           self->writes_learned < UINT8_MAX && stream_can_hold(self, length);
 }
 
 /* True if the write may wait for the end of the batch. */
 static bool
 stream_may_wait(StreamObject *self, size_t length)
 {
-    LoopObject *loop = self->loop;
-    if (loop->batch_left == 0 || !loop->dispatching || !loop->hold_writes ||
-        loop->debug || !self->ops->is_socket || !stream_can_hold(self, length)) {
+    if (self->loop->batch_left == 0 || !stream_can_hold(self, length)) {
         return false;
     }
     if (self->hold_off > 0) {
         self->hold_off--;
         return false;
     }
-    return outbox_is_guarded(loop);
+    return outbox_is_guarded(self->loop);
 }
 
 /* Offers the queue; what the kernel does not take stays, and is watched. */
