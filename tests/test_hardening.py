@@ -44,10 +44,6 @@ def run(driver, *arguments):
     sys.version_info < (3, 13) and not shims.code_of_evaluation(),
     reason="an interpreter without symbols does not tell whose an allocation is",
 )
-@pytest.mark.skipif(
-    sys.version_info >= (3, 15),
-    reason="how asyncio loses a task's step without memory is not known of 3.15 yet",
-)
 def test_failing_allocations(loop_kind):
     run("oom.py", "=threadsafe", "=readers", "=timers", "=echo", "=sock_recv")
 

@@ -64,6 +64,13 @@ static struct {
 static size_t range_count;
 static uintptr_t core_low, core_high;
 
+/* asyncio's tasks and futures where they are part of the interpreter. */
+enum { TASKS_MAX = 16 };
+static struct {
+    uintptr_t low, high;
+} tasks[TASKS_MAX];
+static size_t task_count;
+
 static pthread_t armed_thread;
 
 void
@@ -81,6 +88,16 @@ failalloc_set_core(uintptr_t low, uintptr_t high)
 {
     core_low = low;
     core_high = high;
+}
+
+void
+failalloc_add_tasks(uintptr_t low, uintptr_t high)
+{
+    if (task_count < TASKS_MAX) {
+        tasks[task_count].low = low;
+        tasks[task_count].high = high;
+        task_count++;
+    }
 }
 
 void
@@ -197,10 +214,29 @@ owner_from(int first, int *place)
     return OWNER_NOBODY;
 }
 
+/* Whether C code of asyncio's tasks and futures, which is part of the interpreter, is on
+ * the stack below all Python code. */
+static int
+is_of_tasks_inside(void)
+{
+    for (int i = 0; i < stack_size && !python_is_nearer(i); i++) {
+        uintptr_t address = (uintptr_t)stack[i];
+        for (size_t k = 0; k < task_count; k++) {
+            if (address >= tasks[k].low && address < tasks[k].high) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
 /* Whether the core was called by the C code of asyncio's tasks and futures. */
 static int
 is_of_task(void)
 {
+    if (task_count > 0) {
+        return is_of_tasks_inside();
+    }
     Dl_info info;
     long owner;
     int i = -1, within = -1;

@@ -67,6 +67,8 @@ class FailingAllocations(Hooks):
             library.failalloc_set_core(ctypes.c_size_t(low), ctypes.c_size_t(high))
         for low, high in shims.code_of_evaluation():
             library.failalloc_add_python(ctypes.c_size_t(low), ctypes.c_size_t(high))
+        for low, high in shims.code_of_tasks():
+            library.failalloc_add_tasks(ctypes.c_size_t(low), ctypes.c_size_t(high))
         self.unused = 0
         self.control = shims.control("failalloc_control", OF_TASK + 1)
         self.number = 0

@@ -6,8 +6,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import types
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+
+WORD = ctypes.sizeof(ctypes.c_void_p)
+
+#: Words of a PyDescrObject: its head, type, name and qualified name.
+DESCRIPTOR_WORDS = object.__basicsize__ // WORD + 3
+
+#: Bytes between functions of one module, mostly.
+NEAR = 1 << 14
 
 
 def missing():
@@ -81,6 +90,37 @@ def code_of_python():
             or ".cpython-" in path
         )
     )
+
+
+def code_of_tasks():
+    """Where asyncio's C tasks and futures are, if they are part of the interpreter.
+
+    Nothing says where static functions lie but the pointers to methods: what is close
+    together there is taken as theirs. That may be too much, so that it serves only to
+    explain what is seen of a task.
+    """
+    import _asyncio
+
+    if _asyncio.__name__ not in sys.builtin_module_names:
+        return []
+
+    def word(address, index):
+        return ctypes.c_size_t.from_address(address + index * WORD).value
+
+    descriptors = (types.MethodDescriptorType, types.GetSetDescriptorType)
+    known = set()
+    for kind in (_asyncio.Task, _asyncio.Future):
+        for member in vars(kind).values():
+            # PyDescrObject, and behind it a PyMethodDef or PyGetSetDef: name, function.
+            if isinstance(member, descriptors):
+                known.add(word(word(id(member), DESCRIPTOR_WORDS), 1))
+    ranges = []
+    for address in sorted(known):
+        if ranges and address - ranges[-1][1] < NEAR:
+            ranges[-1][1] = address
+        else:
+            ranges.append([address, address])
+    return [(low, high + NEAR) for low, high in ranges if low < high]
 
 
 def code_of_evaluation():
