@@ -86,6 +86,9 @@ def chosen_kinds(config):
         try:
             # What the library makes once per process exists before anything is counted.
             support.make_loop(kind).close()
+            with pytest.MonkeyPatch.context() as patch:  # libuv's loop has more of it
+                patch.setenv("PYLOOP_POLLER", "uv_poll")
+                support.make_loop(kind).close()
         except ImportError as exc:
             raise pytest.UsageError(
                 f"--loops names {kind}, which cannot be imported: {exc}\n"

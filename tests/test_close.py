@@ -486,6 +486,23 @@ def test_no_descriptor_is_left_and_none_of_others_closed(loop_kind):
     assert support.open_descriptors() == before
 
 
+@pytest.mark.pyloop_only
+@pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
+def test_what_a_loop_opens(loop_kind, monkeypatch):
+    """No loop of libuv's: one epoll, a timer, a waker, and the sockets for signals."""
+    monkeypatch.setenv("PYLOOP_POLLER", "epoll")
+    before = support.open_descriptors()
+    loop = support.make_loop(loop_kind)
+    opened = support.open_descriptors()
+    loop.close()
+    kinds = [
+        text.removeprefix("anon_inode:").split(":")[0]
+        for number, text in opened.items()
+        if number not in before
+    ]
+    assert sorted(kinds) == ["[eventfd]", "[eventpoll]", "[timerfd]"] + ["socket"] * 2
+
+
 def test_close_does_not_close_a_number_twice(loop_kind):
     """Numbers that the first close() gave back belong to others at the second."""
     loop = support.make_loop(loop_kind)

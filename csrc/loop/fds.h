@@ -52,6 +52,7 @@ typedef struct {
     /* fds_epoll.c */
     int epfd;
     int timerfd;
+    int wakefd;            /* written under LoopObject.inbox_lock */
     double timer_deadline; /* what timerfd is armed for; INFINITY when it is not */
     bool orphans;          /* events of a registration that is not ours any more came */
     /* fds_uvpoll.c */
@@ -67,17 +68,20 @@ typedef struct {
 struct FdPoller {
     const char *name;
     int (*init)(LoopObject *loop);
+    /* With nothing armed and nobody who wakes it. */
     void (*close)(LoopObject *loop);
     /* Makes the kernel watch exactly `mask`; sets entry->armed and ->generation. owned: a
      * transport's own, so that what is armed is of this very file. */
     int (*arm)(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask, bool owned);
-    /* In a forked child, after uv_loop_fork: what the parent still uses is replaced by the
-     * child's own. 0, or -1 with an exception. */
+    /* In a forked child: what the parent still uses is replaced by the child's own. 0, or
+     * -1 with an exception; the next call tries again. */
     int (*after_fork)(LoopObject *loop);
     /* Waits until an event, a wake-up or `seconds` (INFINITY: no limit), with the GIL
      * given up if that is not 0; hands every event to fds_record. 0, or -1 with an
      * exception. */
     int (*poll)(LoopObject *loop, double seconds);
+    /* Ends the wait in poll(), or the next one. From any thread, under inbox_lock. */
+    void (*wake_nogil)(LoopObject *loop);
     /* Tells the exception handler of what arm() took and the kernel did not. NULL: it
      * never sets FdTable.refused. 0, or -1 with an exception that leaves run. */
     int (*report_refused)(LoopObject *loop);

@@ -1,10 +1,10 @@
-/* fds_epoll.c - the Linux poller: the loop's own epoll descriptor, in which libuv's
- * backend descriptor is one among others (docs/decisions/0001).
+/* fds_epoll.c - the Linux poller: an epoll descriptor of the loop's own, without libuv's
+ * loop (docs/decisions/0001).
  *
- * Owns: FdTable.epfd and .timerfd. One system call per wait; libuv is entered only when
- * its own descriptor is ready, that is when another thread woke the loop. The timerfd
- * carries deadlines finer than epoll_wait's milliseconds; it is edge-triggered and never
- * read, and armed anew only when the earliest deadline moved forward.
+ * Owns: FdTable.epfd, .timerfd and .wakefd. One system call per wait. The timerfd carries
+ * deadlines finer than epoll_wait's milliseconds, and the eventfd wake-ups by other
+ * threads; both are edge-triggered and never read. The timerfd is armed anew only when
+ * the earliest deadline moved forward.
  */
 #include "loop/fds.h"
 
@@ -17,6 +17,7 @@
 #include <math.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -25,7 +26,7 @@ enum {
 };
 
 /* In the low half of an event's data, where a descriptor would be. */
-#define TAG_LIBUV UINT32_C(0xFFFFFFFF)
+#define TAG_WAKER UINT32_C(0xFFFFFFFF)
 #define TAG_TIMER UINT32_C(0xFFFFFFFE)
 
 /* Seconds within which an armed deadline counts as the wanted one. */
@@ -100,22 +101,21 @@ epoll_arm(LoopObject *loop, int fd, FdEntry *entry, unsigned int mask, bool owne
 
 /* Registers what is the poller's own in a fresh epoll descriptor. */
 static int
-epoll_add_own(LoopObject *loop, FdTable *table)
+epoll_add_own(FdTable *table)
 {
-    int err = epoll_control(table, EPOLL_CTL_ADD, uv_backend_fd(&loop->uv), TAG_LIBUV,
-                            EPOLLIN);
+    const uint32_t edges = (uint32_t)EPOLLIN | (uint32_t)EPOLLET;
+    int err = epoll_control(table, EPOLL_CTL_ADD, table->wakefd, TAG_WAKER, edges);
     if (err == 0) {
-        err = epoll_control(table, EPOLL_CTL_ADD, table->timerfd, TAG_TIMER,
-                            (uint32_t)EPOLLIN | (uint32_t)EPOLLET);
+        err = epoll_control(table, EPOLL_CTL_ADD, table->timerfd, TAG_TIMER, edges);
     }
     return err;
 }
 
 /* Registers in a fresh epoll descriptor what is the poller's own and all that is armed. */
 static int
-epoll_add_all(LoopObject *loop, FdTable *table)
+epoll_add_all(FdTable *table)
 {
-    int err = epoll_add_own(loop, table);
+    int err = epoll_add_own(table);
     for (size_t fd = 0; err == 0 && fd < table->capacity; fd++) {
         FdEntry *entry = &table->entries[fd];
         if (entry->armed == 0) {
@@ -135,16 +135,15 @@ epoll_add_all(LoopObject *loop, FdTable *table)
 /* A new epoll descriptor in the place of the old one, which stays if none can be had. 0,
  * or an errno. */
 static int
-epoll_rebuild(LoopObject *loop)
+epoll_rebuild(FdTable *table)
 {
-    FdTable *table = &loop->fds;
     int old = table->epfd;
     int fresh = epoll_create1(EPOLL_CLOEXEC);
     if (fresh < 0) {
         return errno;
     }
     table->epfd = fresh;
-    int err = epoll_add_all(loop, table);
+    int err = epoll_add_all(table);
     if (err != 0) {
         table->epfd = old;
         (void)close(fresh);
@@ -225,13 +224,10 @@ epoll_poll(LoopObject *loop, double seconds)
     }
     for (int i = 0; i < count; i++) {
         uint32_t low = (uint32_t)events[i].data.u64;
-        if (low == TAG_LIBUV) {
-            (void)uv_run(&loop->uv, UV_RUN_NOWAIT); /* takes the wake-up */
-        }
-        else if (low == TAG_TIMER) {
+        if (low == TAG_TIMER) {
             table->timer_deadline = INFINITY;
         }
-        else {
+        else if (low != TAG_WAKER) { /* to be woken is all that the waker is for */
             fds_record(loop, (int)low, (uint32_t)(events[i].data.u64 >> 32),
                        epoll_mask_of(events[i].events));
         }
@@ -241,40 +237,64 @@ epoll_poll(LoopObject *loop, double seconds)
          * while a duplicate keeps the file open, so that it cannot be removed. Where there
          * is no descriptor for another epoll, the next poll tries again: until then the
          * loop does not sleep, as asyncio's does not, but it goes on. */
-        (void)epoll_rebuild(loop);
+        (void)epoll_rebuild(table);
     }
     return 0;
+}
+
+/* Any thread. It fails only for an eventfd that is full, and so awake already, or that the
+ * program has closed. */
+static void
+epoll_wake_nogil(LoopObject *loop)
+{
+    (void)eventfd_write(loop->fds.wakefd, 1);
+}
+
+/* A timerfd and a waker. 0, or an errno and there is neither. */
+static int
+epoll_make_own(int *timerfd, int *wakefd)
+{
+    *timerfd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (*timerfd < 0) {
+        return errno;
+    }
+    *wakefd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (*wakefd < 0) {
+        int err = errno;
+        (void)close(*timerfd);
+        return err;
+    }
+    return 0;
+}
+
+static void
+epoll_close(LoopObject *loop)
+{
+    FdTable *table = &loop->fds;
+    (void)close(table->wakefd);
+    (void)close(table->timerfd);
+    (void)close(table->epfd);
+    table->epfd = table->timerfd = table->wakefd = -1;
 }
 
 static int
 epoll_init(LoopObject *loop)
 {
     FdTable *table = &loop->fds;
-    int err;
     table->timer_deadline = INFINITY;
-    table->timerfd = -1;
     table->epfd = epoll_create1(EPOLL_CLOEXEC);
     if (table->epfd < 0) {
         return errno;
     }
-    table->timerfd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (table->timerfd < 0) {
-        err = errno;
-        goto fail_timerfd;
-    }
-    /* libuv registers its waker with its own epoll inside uv_run only. */
-    (void)uv_run(&loop->uv, UV_RUN_NOWAIT);
-    err = epoll_add_own(loop, table);
+    int err = epoll_make_own(&table->timerfd, &table->wakefd);
     if (err != 0) {
-        goto fail_own;
+        (void)close(table->epfd);
+        return err;
     }
-    return 0;
-fail_own:
-    (void)close(table->timerfd);
-    table->timerfd = -1;
-fail_timerfd:
-    (void)close(table->epfd);
-    table->epfd = -1;
+    err = epoll_add_own(table);
+    if (err != 0) {
+        epoll_close(loop);
+    }
     return err;
 }
 
@@ -282,26 +302,20 @@ static int
 epoll_after_fork(LoopObject *loop)
 {
     FdTable *table = &loop->fds;
-    int fresh = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (fresh < 0) {
-        return errors_raise_errno(errno);
+    int timerfd, wakefd = -1;
+    int err = epoll_make_own(&timerfd, &wakefd);
+    if (err != 0) {
+        return errors_raise_errno(err);
     }
-    (void)close(table->timerfd); /* the parent's goes on */
-    table->timerfd = fresh;
+    (void)close(table->timerfd); /* the parent's goes on, and so does its waker */
+    table->timerfd = timerfd;
     table->timer_deadline = INFINITY;
-    (void)uv_run(&loop->uv,
-                 UV_RUN_NOWAIT); /* registers the new waker, as in epoll_init */
-    int err = epoll_rebuild(loop);
+    uv_mutex_lock(&loop->inbox_lock); /* a thread of this process may be waking it */
+    (void)close(table->wakefd);
+    table->wakefd = wakefd;
+    uv_mutex_unlock(&loop->inbox_lock);
+    err = epoll_rebuild(table);
     return err != 0 ? errors_raise_errno(err) : 0;
-}
-
-static void
-epoll_close(LoopObject *loop)
-{
-    (void)close(loop->fds.timerfd);
-    (void)close(loop->fds.epfd);
-    loop->fds.timerfd = -1;
-    loop->fds.epfd = -1;
 }
 
 const FdPoller fds_epoll_poller = {
@@ -311,6 +325,7 @@ const FdPoller fds_epoll_poller = {
     .arm = epoll_arm,
     .after_fork = epoll_after_fork,
     .poll = epoll_poll,
+    .wake_nogil = epoll_wake_nogil,
 };
 
 #endif

@@ -1,7 +1,6 @@
-/* fds_uvpoll.c - the portable way of watching: one uv_poll_t per descriptor on loop->uv.
+/* fds_uvpoll.c - the portable way of watching: one uv_poll_t per descriptor.
  *
- * Owns: the poller with its timer (FdTable.uv_poller, freed when libuv has closed the
- * timer) and a watch per armed descriptor (FdEntry.poller_data, freed likewise).
+ * Owns: the poller with libuv's loop and a timer (FdTable.uv_poller), and a watch per armed descriptor (FdEntry.poller_data, freed likewise).
  *
  * libuv ends the process when the kernel refuses a descriptor that it registers inside
  * uv_run: one that was closed, or whose number is a regular file's now. So nothing is
@@ -36,6 +35,7 @@
 #include "base/errors.h"
 #include "base/files.h"
 #include "loop/handle.h"
+#include "loop/libuv.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -67,6 +67,7 @@ struct FdUvWatch {
 };
 
 struct FdUvPoller {
+    UvLoop loop;
     uv_timer_t timer; /* bounds a wait; open from init to close */
     bool detached;    /* in uv_run without the GIL */
     bool deferred;    /* arm() was called meanwhile: see uvpoll_settle */
@@ -161,13 +162,6 @@ on_watch_closed_nogil(uv_handle_t *handle)
     free(watch_from_uv(handle));
 }
 
-/* GIL: held, in the loop's last uv_run. */
-static void
-on_timer_closed(uv_handle_t *handle)
-{
-    free((char *)handle - offsetof(FdUvPoller, timer));
-}
-
 /* ---- watches ---- */
 
 /* Not opened yet; NULL when memory is short (no exception). */
@@ -186,14 +180,14 @@ watch_new(FdUvPoller *poller, int fd, FileId file)
 /* Initialises the handle; asks the kernel whether it can watch such a file at all. 0, or
  * a positive errno: EPERM for a regular file, EEXIST for a descriptor of libuv's own. */
 static int
-watch_open(LoopObject *loop, FdUvWatch *watch)
+watch_open(FdUvWatch *watch)
 {
     assert(!watch->opened && !watch->poller->detached);
     int flags = fcntl(watch->fd, F_GETFL);
     if (flags < 0) {
         return errno;
     }
-    int err = uv_poll_init(&loop->uv, &watch->uv, watch->fd);
+    int err = uv_poll_init(&watch->poller->loop.uv, &watch->uv, watch->fd);
     if (!(flags & O_NONBLOCK)) {
         /* libuv made it non-blocking, but it is the user's, and so is who shares it: a
          * shell has the same terminal. Cannot fail where F_GETFL did not. */
@@ -272,7 +266,7 @@ uvpoll_replace(LoopObject *loop, FdEntry *entry, int fd, FileId file)
         return FDS_NO_MEMORY;
     }
     entry_drop_watch(poller, entry); /* first: libuv has one handle per number */
-    int err = poller->detached ? 0 : watch_open(loop, watch);
+    int err = poller->detached ? 0 : watch_open(watch);
     if (err != 0) {
         free(watch);
         return err;
@@ -330,7 +324,7 @@ uvpoll_open_late(LoopObject *loop, FdUvWatch *watch)
         return;
     }
     if (err == 0) {
-        err = watch_open(loop, watch);
+        err = watch_open(watch);
     }
     if (err != 0) {
         uvpoll_refuse(loop, watch, err);
@@ -432,14 +426,14 @@ uvpoll_hand_over(LoopObject *loop, FdUvPoller *poller)
 /* Makes uv_run end after `seconds`: at a whole millisecond of libuv's clock, which is its
  * resolution, and never at an earlier one. */
 static void
-uvpoll_start_timer(LoopObject *loop, FdUvPoller *poller, double seconds)
+uvpoll_start_timer(FdUvPoller *poller, double seconds)
 {
     const double longest = 86400.0; /* beyond a day the wait just ends early once */
     const uint64_t ms = 1000000;    /* in nanoseconds */
     double wait = ceil((seconds < longest ? seconds : longest) * 1e9);
     uint64_t deadline = (uv_hrtime() + (uint64_t)wait + ms - 1) / ms;
-    uv_update_time(&loop->uv); /* the timer counts from libuv's idea of now */
-    uint64_t now = uv_now(&loop->uv);
+    uv_update_time(&poller->loop.uv); /* the timer counts from libuv's idea of now */
+    uint64_t now = uv_now(&poller->loop.uv);
     /* Cannot fail: the timer is not closing. */
     (void)uv_timer_start(&poller->timer, on_timeout_nogil,
                          deadline > now ? deadline - now : 0, 0);
@@ -451,30 +445,30 @@ uvpoll_poll(LoopObject *loop, double seconds)
     FdUvPoller *poller = loop->fds.uv_poller;
     assert(!poller->detached && !poller->deferred && poller->ready == NULL);
     int err;
-    if (loop->poll_due && !loop_uv_is_whole(loop)) { /* a run begins */
+    if (loop->poll_due && !uvloop_is_whole(&poller->loop)) { /* a run begins */
         return errors_raise_errno(EBADF);
     }
     bool started = uvpoll_start_changed(loop, poller, &err);
     /* uv_run returns whether handles are left: the waker always is. */
     if (started || err != 0) {
-        (void)uv_run(&loop->uv, UV_RUN_NOWAIT);
+        (void)uv_run(&poller->loop.uv, UV_RUN_NOWAIT);
         seconds = 0; /* it may have taken a wake-up: the caller looks and comes again */
     }
     if (seconds > 0 && !isinf(seconds)) {
-        uvpoll_start_timer(loop, poller, seconds);
+        uvpoll_start_timer(poller, seconds);
     }
     /* A wait that a signal interrupts goes on: the signals' wake-up descriptor ends it. */
     if (seconds > 0) {
         poller->detached = true;
         LockHold *held = lock_give_up();
         PyThreadState *thread = PyEval_SaveThread();
-        (void)uv_run(&loop->uv, UV_RUN_ONCE);
+        (void)uv_run(&poller->loop.uv, UV_RUN_ONCE);
         PyEval_RestoreThread(thread);
         lock_take_back(held);
         poller->detached = false;
     }
     else if (!started && err == 0) {
-        (void)uv_run(&loop->uv, UV_RUN_NOWAIT);
+        (void)uv_run(&poller->loop.uv, UV_RUN_NOWAIT);
     }
     (void)uv_timer_stop(&poller->timer); /* cannot fail; may not have been started */
     if (poller->deferred) {
@@ -521,20 +515,25 @@ uvpoll_init(LoopObject *loop)
     if (poller == NULL) {
         return FDS_NO_MEMORY;
     }
+    int err = uvloop_open(&poller->loop);
+    if (err < 0) {
+        free(poller);
+        return -err;
+    }
     poller->changed_end = &poller->changed;
     poller->ready_end = &poller->ready;
-    (void)uv_timer_init(&loop->uv, &poller->timer); /* cannot fail */
+    (void)uv_timer_init(&poller->loop.uv, &poller->timer); /* cannot fail */
     loop->fds.uv_poller = poller;
     return 0;
 }
 
-/* Everything is freed by the uv_run that follows. */
 static void
 uvpoll_close(LoopObject *loop)
 {
     FdTable *table = &loop->fds;
     FdUvPoller *poller = table->uv_poller;
     assert(!poller->detached);
+    bool whole = uvloop_is_whole(&poller->loop);
     for (size_t fd = 0; fd < table->capacity; fd++) {
         entry_drop_watch(poller, &table->entries[fd]);
     }
@@ -544,8 +543,16 @@ uvpoll_close(LoopObject *loop)
         watch_retire(poller, watch);
     }
     assert(poller->changed == NULL && poller->ready == NULL);
-    uv_close((uv_handle_t *)&poller->timer, on_timer_closed);
+    uv_close((uv_handle_t *)&poller->timer, NULL);
+    uvloop_end(&poller->loop, whole);
+    free(poller);
     table->uv_poller = NULL;
+}
+
+static void
+uvpoll_wake_nogil(LoopObject *loop)
+{
+    uvloop_wake(&loop->fds.uv_poller->loop);
 }
 
 /* uv_loop_fork left every started watch to be registered by the next uv_run, unseen (V2):
@@ -555,6 +562,12 @@ uvpoll_after_fork(LoopObject *loop)
 {
     FdTable *table = &loop->fds;
     FdUvPoller *poller = table->uv_poller;
+    uv_mutex_lock(&loop->inbox_lock); /* a thread of this process may be waking it */
+    int err = uvloop_follow_fork(&poller->loop);
+    uv_mutex_unlock(&loop->inbox_lock);
+    if (err < 0) {
+        return errors_raise_uv(err);
+    }
     /* If another thread forked while the loop waited, that wait is not in this process. */
     poller->detached = false;
     poller->ready = NULL;
@@ -583,5 +596,6 @@ const FdPoller fds_uvpoll_poller = {
     .arm = uvpoll_arm,
     .after_fork = uvpoll_after_fork,
     .poll = uvpoll_poll,
+    .wake_nogil = uvpoll_wake_nogil,
     .report_refused = uvpoll_report_refused,
 };

@@ -1,13 +1,14 @@
-/* libuv.c - libuv's loop inside ours: which descriptors are its own, and its end. */
-#include "loop/loop.h"
+/* libuv.c - libuv's loop inside ours: making it, which descriptors are its own, its end. */
+#include "loop/libuv.h"
 
+#include <assert.h>
 #include <unistd.h>
 
-enum { UV_FDS = Py_ARRAY_LENGTH(((LoopObject *)NULL)->uv_files) };
+enum { UV_FDS = Py_ARRAY_LENGTH(((UvLoop *)NULL)->files) };
 
 /* The descriptors that libuv has for itself; -1 for those that it has not. */
 static void
-loop_uv_fds(LoopObject *self, int fds[UV_FDS])
+uvloop_fds(UvLoop *self, int fds[UV_FDS])
 {
     fds[0] = self->uv.backend_fd;
     fds[1] = self->uv.async_io_watcher.fd;
@@ -15,22 +16,72 @@ loop_uv_fds(LoopObject *self, int fds[UV_FDS])
     fds[3] = self->uv.signal_pipefd[1];
 }
 
-void
-loop_note_uv_files(LoopObject *self)
+/* Notes which files libuv's descriptors are: once they are made, and after a fork. */
+static void
+uvloop_note_files(UvLoop *self)
 {
     int fds[UV_FDS];
-    loop_uv_fds(self, fds);
+    uvloop_fds(self, fds);
     for (int i = 0; i < UV_FDS; i++) {
-        self->uv_files[i] = (FileId){0};
+        self->files[i] = (FileId){0};
         if (fds[i] >= 0) {
-            (void)file_identify(fds[i], &self->uv_files[i]); /* or none is noted */
+            (void)file_identify(fds[i], &self->files[i]); /* or none is noted */
         }
     }
 }
 
+/* GIL: detached or held. Runs inside uv_run; being woken is all that it is for. */
+static void
+on_wake_nogil(uv_async_t *Py_UNUSED(waker))
+{
+}
+
+int
+uvloop_open(UvLoop *self)
+{
+    self->fork_err = 0;
+    self->uv.backend_fd = -1;
+    int err = uv_loop_init(&self->uv);
+    if (err < 0) {
+        /* libuv 1.44 forgets its epoll descriptor when a later one cannot be had. */
+        if (self->uv.backend_fd != -1 && fcntl(self->uv.backend_fd, F_GETFD) != -1) {
+            (void)close(self->uv.backend_fd);
+        }
+        return err;
+    }
+    err = uv_async_init(&self->uv, &self->waker, on_wake_nogil);
+    if (err < 0) {
+        int left = uv_loop_close(&self->uv);
+        assert(left == 0);
+        (void)left;
+        return err;
+    }
+    uvloop_note_files(self);
+    return 0;
+}
+
+void
+uvloop_wake(UvLoop *self)
+{
+    if (self->fork_err == 0) {
+        (void)uv_async_send(
+            &self->waker); /* fails only for a handle that is no async */
+    }
+}
+
+int
+uvloop_follow_fork(UvLoop *self)
+{
+    if (self->fork_err == 0) {
+        self->fork_err = uv_loop_fork(&self->uv);
+        uvloop_note_files(self);
+    }
+    return self->fork_err;
+}
+
 /* Ends libuv's loop: only closing handles are left, so it cannot wait. */
 static void
-loop_close_uv(LoopObject *self)
+uvloop_close(UvLoop *self)
 {
     uv_close((uv_handle_t *)&self->waker, NULL);
     (void)uv_run(&self->uv, UV_RUN_DEFAULT);
@@ -43,12 +94,12 @@ loop_close_uv(LoopObject *self)
  * descriptor to poll, nor when the program has closed its descriptors, as one does that
  * becomes a daemon. It would abort the process. */
 bool
-loop_uv_is_whole(LoopObject *self)
+uvloop_is_whole(UvLoop *self)
 {
     int fds[UV_FDS];
-    loop_uv_fds(self, fds);
+    uvloop_fds(self, fds);
     for (int i = 0; i < UV_FDS; i++) {
-        if (fds[i] >= 0 && file_is_gone(fds[i], &self->uv_files[i])) {
+        if (fds[i] >= 0 && file_is_gone(fds[i], &self->files[i])) {
             return false;
         }
     }
@@ -57,24 +108,24 @@ loop_uv_is_whole(LoopObject *self)
 
 /* Closes what libuv still has of descriptors, without it; its memory stays. */
 static void
-loop_abandon_uv(LoopObject *self)
+uvloop_abandon(UvLoop *self)
 {
     int fds[UV_FDS];
-    loop_uv_fds(self, fds);
+    uvloop_fds(self, fds);
     for (int i = 0; i < UV_FDS; i++) {
-        if (fds[i] >= 0 && !file_is_gone(fds[i], &self->uv_files[i])) {
+        if (fds[i] >= 0 && !file_is_gone(fds[i], &self->files[i])) {
             (void)close(fds[i]);
         }
     }
 }
 
 void
-loop_end_uv(LoopObject *self, bool whole)
+uvloop_end(UvLoop *self, bool whole)
 {
     if (whole) {
-        loop_close_uv(self);
+        uvloop_close(self);
     }
     else {
-        loop_abandon_uv(self);
+        uvloop_abandon(self);
     }
 }

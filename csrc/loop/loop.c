@@ -151,18 +151,13 @@ int
 loop_check_fork(LoopObject *self)
 {
     unsigned int noted = self->forks, forks = forks_count();
-    if (forks == noted || !self->uv_open) {
+    if (forks == noted || self->fds.poller == NULL) {
         return 0;
     }
     self->forks = forks; /* first: what follows comes back here */
     self->polling =
         false; /* forked by another thread: no thread of this process polls */
-    if (self->fork_err == 0) {
-        self->fork_err = uv_loop_fork(&self->uv);
-        loop_note_uv_files(self);
-    }
-    int rc = self->fork_err < 0 ? errors_raise_uv(self->fork_err)
-                                : self->fds.poller->after_fork(self);
+    int rc = self->fds.poller->after_fork(self);
     if (rc < 0) {
         self->forks = noted;
     }
@@ -196,37 +191,13 @@ loop_env_flag(const char *name, bool fallback)
 static int
 loop_open(LoopObject *self)
 {
-    self->uv.backend_fd = -1;
     self->forks = forks_count();
-    int err = uv_loop_init(&self->uv);
-    if (err < 0) {
-        /* libuv 1.44 forgets its epoll descriptor when a later one cannot be had. */
-        if (self->uv.backend_fd != -1 && fcntl(self->uv.backend_fd, F_GETFD) != -1) {
-            (void)close(self->uv.backend_fd);
-        }
-        return errors_raise_uv(err);
-    }
-    err = threadsafe_init(self);
-    if (err < 0) {
-        (void)errors_raise_uv(err);
-        goto fail_waker;
-    }
     if (fds_init(self) < 0) {
-        goto fail_fds;
+        return -1;
     }
-    loop_note_uv_files(self);
+    self->inbox_open = true;
     self->phase = LOOP_OPEN;
-    self->uv_open = true;
     return 0;
-fail_fds:
-    self->inbox_open = false; /* nobody else has the loop yet */
-    uv_close((uv_handle_t *)&self->waker, NULL);
-    (void)uv_run(&self->uv, UV_RUN_DEFAULT); /* ends when the waker is closed */
-fail_waker:
-    err = uv_loop_close(&self->uv);
-    assert(err == 0);
-    (void)err;
-    return -1;
 }
 
 /* They live until dealloc: threads may wait for them while the loop is closed. */
@@ -274,7 +245,7 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
 }
 
 /* Drops what is queued, timed and watched, and refuses more. Idempotent. Runs Python (what
- * it drops may have finalizers), which finds a closed loop. Never calls libuv's loop. */
+ * it drops may have finalizers), which finds a closed loop. */
 static void
 loop_drop_work(LoopObject *self)
 {
@@ -293,17 +264,14 @@ loop_drop_work(LoopObject *self)
 void
 loop_close_core(LoopObject *self)
 {
-    if (self->uv_open) {
+    if (self->fds.poller != NULL) {
         if (loop_check_fork(self) < 0) {
             PyErr_WriteUnraisable(NULL); /* out of descriptors, in a child */
         }
         outbox_rest(self);
         loop_drop_work(self);
         outbox_close(self);
-        self->uv_open = false;
-        bool whole = loop_uv_is_whole(self);
         fds_close(self);
-        loop_end_uv(self, whole);
         handle_free_spares(self);
         coro_free_spares(self);
         datagram_free_spares(self);
@@ -386,7 +354,7 @@ loop_close_core_method(PyObject *op, PyObject *Py_UNUSED(ignored))
     LoopObject *self = (LoopObject *)op;
     if (self->polling && self->forks == forks_count()) {
         /* Another thread began to run it when close() had asked is_running() already.
-         * libuv's loop is that one's now: it is woken, closes, and raises. */
+         * The poller is that one's now: it is woken, closes, and raises. */
         self->close_due = true;
         threadsafe_wake(self);
     }

@@ -16,7 +16,6 @@
 
 #include "base/compat.h"
 
-#include "base/files.h"
 #include "base/lock.h"
 #include "base/state.h"
 #include "ds/heap.h"
@@ -26,9 +25,9 @@
 #include <assert.h>
 #include <uv.h>
 
-/*  LOOP_NEW  -> LOOP_OPEN    [loop_open]       libuv's loop, waker and poller exist
+/*  LOOP_NEW  -> LOOP_OPEN    [loop_open]       the poller exists
  *  LOOP_OPEN -> LOOP_CLOSED  [loop_drop_work]  no handle, timer or watch is held any more;
- *                                              close() and dealloc end libuv's loop as well
+ *                                              close() and dealloc end the poller as well
  *  LOOP_NEW is seen only inside loop_new and by the dealloc of what it could not finish. */
 typedef enum { LOOP_NEW, LOOP_OPEN, LOOP_CLOSED } LoopPhase;
 
@@ -53,11 +52,7 @@ struct LoopObject {
     PyloopState *state; /* borrowed from module */
     Lock lock;          /* base/lock.h: of all below, and of what belongs to the loop */
     LoopPhase phase;
-    bool uv_open;       /* uv, waker, poller exist: until loop_close_core */
-    unsigned int forks; /* forks_count() of the process that the uv loop and the poller
-                         * belong to */
-    int fork_err;       /* < 0: libuv could not follow a fork: not to be run again */
-    FileId uv_files[4]; /* of libuv's descriptors, as loop_uv_fds has them */
+    unsigned int forks; /* forks_count() of the process that the poller belongs to */
     bool counted;       /* in state->live_loops */
 
     /* Flags that asyncio keeps as attributes of the same name (getsets in loop.c). */
@@ -88,12 +83,9 @@ struct LoopObject {
     /* Work from other threads (threadsafe.c). */
     uv_mutex_t inbox_lock; /* from loop_new to dealloc */
     bool inbox_lock_made;
-    bool inbox_open;    /* waker exists, the loop takes calls; under inbox_lock */
+    bool inbox_open;    /* the poller may be woken, and takes calls; under inbox_lock */
     Ring inbox;         /* handle words, each owning a reference; under inbox_lock */
     bool inbox_waiting; /* inbox may be non-empty: read without the lock as a hint */
-
-    uv_loop_t uv;
-    uv_async_t waker;
 
     HandleObject *free_handles; /* linked through ->loop; untracked, refcount 0 */
     unsigned int free_count;
@@ -136,15 +128,6 @@ void loop_refresh_overrides(LoopObject *self);
  * with OSError when that cannot be had; the next call tries again what can be. */
 int loop_check_fork(LoopObject *self);
 char *loop_scratch(LoopObject *self); /* borrowed; NULL with MemoryError */
-
-/* libuv.c */
-/* Notes which files libuv's descriptors are: once they are made, and after a fork. */
-void loop_note_uv_files(LoopObject *self);
-/* Whether libuv can be entered once more. */
-bool loop_uv_is_whole(LoopObject *self);
-/* Ends libuv's loop, of which only closing handles are left; whole: loop_uv_is_whole said
- * so before they were closed. */
-void loop_end_uv(LoopObject *self, bool whole);
 
 static inline uint8_t
 loop_overrides(const LoopObject *self)
@@ -207,7 +190,6 @@ PyObject *outside_pop_ready(PyObject *op, PyObject *ignored);
 PyObject *outside_dispatch(PyObject *op, PyObject *number);
 
 /* threadsafe.c */
-int threadsafe_init(LoopObject *self);
 PyObject *threadsafe_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                                PyObject *kwnames);
 int threadsafe_take_inbox(LoopObject *self);

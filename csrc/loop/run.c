@@ -145,7 +145,8 @@ run_poll_for(LoopObject *self, double seconds)
     if (loop_check_fork(self) < 0) { /* a callback forked, and this is the child */
         return -1;
     }
-    if (!self->uv_open) { /* a callback closed it: close() was told that it is not run */
+    if (self->fds.poller == NULL) {
+        /* A callback closed it: close() was told that it is not run. */
         return loop_check_closed(self);
     }
     if (self->polling) { /* free-threaded: two threads were let past is_running() */

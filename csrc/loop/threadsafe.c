@@ -1,7 +1,7 @@
 /* threadsafe.c - call_soon_threadsafe: work from other threads, and waking the loop.
  *
- * Owns: LoopObject.inbox, inbox_open and the waker, under inbox_lock; that is never held
- * across Python or any other lock, and never waited for long, so a call from another
+ * Owns: LoopObject.inbox and inbox_open, under inbox_lock; that is never held across
+ * Python or any other lock, and never waited for long, so a call from another
  * thread needs nothing of what the running thread has.
  * A batch of calls wakes the loop once: only who finds the inbox empty sends. Calls from
  * the loop's own thread, and calls before it runs, go straight to the ready queue, so
@@ -12,29 +12,13 @@
 #include "base/args.h"
 #include "base/errors.h"
 
-/* GIL: detached or held. Runs inside uv_run; being woken is all that it is for. */
-static void
-on_wake_nogil(uv_async_t *Py_UNUSED(waker))
-{
-}
-
-/* The waker of an open loop. 0, or a libuv status. */
-int
-threadsafe_init(LoopObject *self)
-{
-    int err = uv_async_init(&self->uv, &self->waker, on_wake_nogil);
-    self->inbox_open = err == 0;
-    return err;
-}
-
 /* Any thread, at any time; without effect on a closed loop. */
 void
 threadsafe_wake(LoopObject *self)
 {
     uv_mutex_lock(&self->inbox_lock);
-    if (self->inbox_open && self->fork_err == 0) {
-        (void)uv_async_send(
-            &self->waker); /* fails only for a handle that is no async */
+    if (self->inbox_open) {
+        self->fds.poller->wake_nogil(self);
     }
     uv_mutex_unlock(&self->inbox_lock);
 }
@@ -71,8 +55,8 @@ threadsafe_push_inbox_steal(LoopObject *self, HandleObject *handle)
     bool pushed = open && ring_push(&self->inbox, ready_word_of_handle(handle));
     if (pushed) {
         RACY_STORE(self->inbox_waiting, true);
-        if (first && self->fork_err == 0) {
-            (void)uv_async_send(&self->waker); /* as in threadsafe_wake */
+        if (first) {
+            self->fds.poller->wake_nogil(self);
         }
     }
     uv_mutex_unlock(&self->inbox_lock);

@@ -31,6 +31,7 @@ void failcall_add_range(int caller, uintptr_t low, uintptr_t high);
     X(epoll_create1)                                                                   \
     X(epoll_ctl)                                                                       \
     X(epoll_wait)                                                                      \
+    X(eventfd)                                                                         \
     X(timerfd_create)                                                                  \
     X(timerfd_settime)                                                                 \
     X(recv)                                                                            \
@@ -58,7 +59,6 @@ void failcall_add_range(int caller, uintptr_t low, uintptr_t high);
     X(ioctl)                                                                           \
     X(lseek64)                                                                         \
     X(epoll_pwait)                                                                     \
-    X(eventfd)                                                                         \
     X(pipe2)
 
 enum {
@@ -179,6 +179,13 @@ epoll_wait(int epfd, struct epoll_event *events, int most, int timeout)
 {
     FAIL(epoll_wait)
     return real(epfd, events, most, timeout);
+}
+
+int
+eventfd(unsigned int value, int flags)
+{
+    FAIL(eventfd)
+    return real(value, flags);
 }
 
 int
@@ -416,13 +423,6 @@ epoll_pwait(int epfd, struct epoll_event *events, int most, int timeout,
 {
     FAIL(epoll_pwait)
     return real(epfd, events, most, timeout, mask);
-}
-
-int
-eventfd(unsigned int value, int flags)
-{
-    FAIL(eventfd)
-    return real(value, flags);
 }
 
 int

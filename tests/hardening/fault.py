@@ -38,6 +38,7 @@ ERRORS = {
     "epoll_create1": "EMFILE ENFILE ENOMEM",
     "epoll_ctl": "EBADF EEXIST EINVAL ELOOP ENOENT ENOMEM ENOSPC EPERM",
     "epoll_wait": "EINTR EBADF EFAULT EINVAL",
+    "eventfd": "EMFILE ENFILE ENODEV ENOMEM",
     "timerfd_create": "EMFILE ENFILE ENODEV ENOMEM",
     "timerfd_settime": "EBADF ECANCELED EINVAL",
     "recv": RECEIVING,
@@ -67,7 +68,6 @@ ERRORS = {
     "ioctl": "EBADF EINVAL ENOTTY",
     "lseek64": "EBADF EINVAL ENXIO EOVERFLOW ESPIPE",
     "epoll_pwait": "",
-    "eventfd": "",
     "pipe2": "",
 }
 
@@ -105,6 +105,7 @@ NOT_FAILED = {
     r"malloc|calloc|realloc|free": "make oom has the allocations",
     r"getenv|getpid|inet_ntop|inet_pton|__errno_location": "no error is possible",
     r"clock_gettime": "there is a monotonic clock, or there is no Python",
+    r"eventfd_write": "fails for an eventfd only that is full or closed",
     r"usleep": "a pause between two looks, which a signal may shorten",
     r"__assert_fail|__stack_chk_fail|__tls_get_addr": "the compiler's",
     r"__cxa_finalize|__gmon_start__|_ITM_\w+": "the linker's",
