@@ -38,6 +38,9 @@ _SelectorLoop: Any = selector_events.BaseSelectorEventLoop
 _base_events: Any = base_events
 _sslproto: Any = sslproto
 
+# The kind of a socket that does not block from the start, where there is one.
+_NONBLOCKING = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
+
 # The 3.13 releases and some later bug fixes of others take debug=.
 _FORMAT_TAKES_DEBUG = (
     "debug" in inspect.signature(format_helpers._format_callback_source).parameters
@@ -67,10 +70,11 @@ class Loop(_core.Loop, SendfileMethods, SubprocessMethods, asyncio.BaseEventLoop
     def __init__(self) -> None:
         # Signals wake the loop by it: Python's C handler writes their numbers. First,
         # because it may fail: a loop is open, and to be closed, from super() on.
-        self._ssock, self._csock = socket.socketpair()
+        self._ssock, self._csock = socket.socketpair(type=_NONBLOCKING)
         super().__init__()
-        self._ssock.setblocking(False)
-        self._csock.setblocking(False)
+        if _NONBLOCKING == socket.SOCK_STREAM:
+            self._ssock.setblocking(False)
+            self._csock.setblocking(False)
         self._internal_fds += 1
         _core.Loop._add_reader(self, self._ssock.fileno(), self._read_signals)
         self._signal_handlers: dict[int, asyncio.Handle] = {}
