@@ -13,8 +13,9 @@
 #include "transport/reader.h"
 
 enum {
-    TLS_RECORD = 16384
-}; /* bytes of data that one record has at most, RFC 8446 5.1 */
+    TLS_RECORD = 16384, /* bytes of data that one record has at most, RFC 8446 5.1 */
+    TLS_READ_MIN = 256  /* bytes asked for at least: a smaller object saves nothing */
+};
 
 static const char tls_failed_text[] = "Fatal error on SSL protocol"; /* asyncio's */
 
@@ -153,6 +154,27 @@ tls_failed(TlsView *view)
 
 /* ---- writing ---------------------------------------------------------------------- */
 
+/* Writes data, records, to the transport below, unless it is empty. 0, or -1. */
+static int
+tls_send(TlsView *view, PyObject *data)
+{
+    PyloopState *state = view->state;
+    if (PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) == 0) {
+        return 0;
+    }
+    PyObject *transport = NULL, *done = NULL;
+    int rc = reader_get(view->dict, state->str__transport, &transport);
+    if (rc == 0) { /* says so, as asyncio's function does */
+        transport = PyObject_GetAttr(view->protocol, state->str__transport);
+    }
+    if (transport != NULL) {
+        done = call_method1(transport, state->str_write, data);
+    }
+    Py_XDECREF(transport);
+    Py_XDECREF(done);
+    return done != NULL ? 0 : -1;
+}
+
 /* protocol._process_outgoing(). 0, or -1. */
 static int
 tls_process_outgoing(TlsView *view)
@@ -161,24 +183,11 @@ tls_process_outgoing(TlsView *view)
     if (reader_flag(view->dict, state->str__ssl_writing_paused)) {
         return tls_call(view, state->str__process_outgoing);
     }
-    Py_ssize_t pending = tls_pending(state, view->outgoing);
-    if (pending < 0) {
+    PyObject *data = call_method0(view->outgoing, state->str_read);
+    int rc = data == NULL ? -1 : tls_send(view, data);
+    Py_XDECREF(data);
+    if (rc < 0) {
         return -1;
-    }
-    if (pending > 0) {
-        PyObject *transport = NULL, *data = NULL, *done = NULL;
-        if (reader_get(view->dict, state->str__transport, &transport) > 0) {
-            data = call_method0(view->outgoing, state->str_read);
-        }
-        if (data != NULL) {
-            done = call_method1(transport, state->str_write, data);
-        }
-        Py_XDECREF(data);
-        Py_XDECREF(transport);
-        Py_XDECREF(done);
-        if (done == NULL) {
-            return PyErr_Occurred() ? -1 : tls_call(view, state->str__process_outgoing);
-        }
     }
     Py_ssize_t size = tls_number(view, state->str__write_buffer_size);
     Py_ssize_t high = tls_number(view, state->str__outgoing_high_water);
@@ -336,20 +345,19 @@ tls_append(PyObject **data, PyObject *chunk)
     return *data != NULL ? 0 : -1;
 }
 
-/* All data that can be decrypted, as one bytes object or NULL; *eof is whether the peer
- * ended them (close_notify). 0, or -1. */
+/* All data that can be decrypted, as one bytes object or NULL, when `there` bytes have
+ * come; *eof is whether the peer ended them (close_notify). 0, or -1. */
 static int
-tls_decrypt(TlsView *view, PyObject **data, bool *eof)
+tls_decrypt(TlsView *view, Py_ssize_t there, PyObject **data, bool *eof)
 {
     *data = NULL;
     *eof = false;
     for (;;) {
         /* What is decrypted is shorter than its record. */
-        Py_ssize_t there = tls_pending(view->state, view->incoming);
-        Py_ssize_t asked = Py_MIN(Py_MAX(there, 1024), TLS_RECORD);
-        PyObject *chunk = there >= 0 ? tls_read_record(view, asked) : NULL;
+        Py_ssize_t asked = Py_MIN(Py_MAX(there, TLS_READ_MIN), TLS_RECORD);
+        PyObject *chunk = tls_read_record(view, asked);
         if (chunk == NULL) {
-            if (there >= 0 && tls_wants_more(view->state)) {
+            if (tls_wants_more(view->state)) {
                 return 0;
             }
             break;
@@ -363,14 +371,16 @@ tls_decrypt(TlsView *view, PyObject **data, bool *eof)
         if (tls_append(data, chunk) < 0) {
             break;
         }
-        if (size < asked) {
-            there = tls_pending(view->state, view->incoming);
-            if (there <= 0) {
-                if (there == 0) {
-                    return 0;
-                }
-                break;
+        if (size == asked) {
+            there = TLS_RECORD; /* there may be more of this record */
+            continue;
+        }
+        there = tls_pending(view->state, view->incoming);
+        if (there <= 0) {
+            if (there == 0) {
+                return 0;
             }
+            break;
         }
     }
     Py_CLEAR(*data);
@@ -430,9 +440,9 @@ tls_after_reading(TlsView *view)
     return 0;
 }
 
-/* protocol._do_read(). 0, or -1. */
+/* protocol._do_read() when `there` bytes have come. 0, or -1. */
 static int
-tls_do_read(LoopObject *loop, TlsView *view)
+tls_do_read(LoopObject *loop, TlsView *view, Py_ssize_t there)
 {
     PyloopState *state = view->state;
     PyObject *data;
@@ -441,7 +451,7 @@ tls_do_read(LoopObject *loop, TlsView *view)
         reader_flag(view->dict, state->str__app_protocol_is_buffer)) {
         return tls_call(view, state->str__do_read);
     }
-    int rc = tls_decrypt(view, &data, &eof);
+    int rc = tls_decrypt(view, there, &data, &eof);
     if (rc == 0 && data != NULL) {
         rc = tls_deliver(loop, view, data);
         Py_DECREF(data);
@@ -492,7 +502,7 @@ tls_read(StreamObject *self)
             bytes != NULL ? call_method1(view.incoming, state->str_write, bytes) : NULL;
         Py_XDECREF(bytes);
         Py_XDECREF(taken);
-        if (taken == NULL || tls_do_read(self->loop, &view) < 0) {
+        if (taken == NULL || tls_do_read(self->loop, &view, (Py_ssize_t)n) < 0) {
             rc = stream_fatal_error(
                 self, "Fatal error: protocol.buffer_updated() call failed.");
         }
