@@ -38,8 +38,11 @@ class Ready:
 
     def clear(self) -> None:
         """Take all handles out."""
+        count = len(self)  # what is added meanwhile stays
+        if count == 0:  # as it mostly is when a loop closes
+            return
         with contextlib.suppress(IndexError):
-            for _ in range(len(self)):  # what is added meanwhile stays
+            for _ in range(count):
                 self.popleft()
 
     def __len__(self) -> int:
