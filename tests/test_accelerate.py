@@ -222,6 +222,58 @@ def test_a_queue_belongs_to_one_loop(new_loop, fast):
     support.run(new_loop(), main())
 
 
+def test_a_queue_with_its_attributes_in_another_order(loop, fast):
+    queue = asyncio.Queue(1)
+    attributes = vars(queue).copy()
+    vars(queue).clear()
+    for name in reversed(attributes):
+        setattr(queue, name, attributes[name])
+
+    async def produce():
+        for item in range(3):
+            await queue.put(item)
+
+    async def main():
+        producer = asyncio.ensure_future(produce())
+        await turn(2)
+        found = [(queue.qsize(), len(queue._putters))]
+        found += [await queue.get() for _ in range(3)]
+        consumer = asyncio.ensure_future(queue.get())
+        await turn()
+        found.append(len(queue._getters))
+        await queue.put("last")
+        return [*found, await consumer, queue._unfinished_tasks, producer.done()]
+
+    expected = [(1, 1), 0, 1, 2, 1, "last", 4, True]
+    assert support.run(loop, main()) == expected
+
+
+def test_what_waits_is_a_future_of_the_loops(loop, fast):
+    """It is made by create_future(), wherever that comes from."""
+    made = []
+
+    def create_future():
+        made.append(asyncio.Future(loop=loop))
+        return made[-1]
+
+    async def main():
+        queue, lock = asyncio.Queue(), asyncio.Lock()
+        await lock.acquire()
+        waiting = [asyncio.ensure_future(w) for w in (queue.get(), lock.acquire())]
+        await turn()
+        waiters = [*queue._getters, *lock._waiters]
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        return waiters
+
+    waiters = support.run(loop, main())
+    assert {type(waiter) for waiter in waiters} == {asyncio.Future}
+    assert {waiter.get_loop() for waiter in waiters} == {loop}
+    loop.create_future = create_future
+    assert support.run(loop, main()) == [w for w in made if w.cancelled()]
+
+
 NAN = [(float("nan"),)] if sys.version_info >= (3, 13) else []  # before, it sleeps on
 
 

@@ -81,6 +81,10 @@ PyTypeObject *accelcoro_type_create(PyObject *module);
 /* The running loop, if it is one of pyloop's that is not in debug mode: borrowed from
  * whoever runs it. NULL without an exception: it is not; NULL with one. */
 LoopObject *accel_running_loop(PyloopState *state);
+/* Whether that is `loop`: 1, 0, -1. */
+int accel_runs(LoopObject *loop);
+/* loop.create_future() */
+PyObject *accel_create_future(LoopObject *loop);
 /* A coroutine; NULL without an exception: asyncio's is to be made. */
 PyObject *accel_coro_new(AccelFunction *function, const AccelBody *body,
                          PyObject *const *args, Py_ssize_t nargs);
@@ -122,13 +126,38 @@ accel_item(PyObject *dict, PyObject *name)
 #endif
 }
 
-/* What is called often, without a look for the method in a type that cannot change. */
+/* Whether a method that was found in a class is C code, called with these flags. */
+static inline bool
+accel_is_c(PyObject *function, int flags)
+{
+    return Py_IS_TYPE(function, &PyMethodDescr_Type) &&
+           ((PyMethodDescrObject *)function)->d_method->ml_flags == flags;
+}
+
+/* Calls the C function of a method of the object's exact type; argument may be NULL. */
+static inline PyObject *
+accel_call_c(PyObject *function, PyObject *object, PyObject *argument)
+{
+    PyCFunction method = ((PyMethodDescrObject *)function)->d_method->ml_meth;
+    LOCK_KEEP(object);
+    LockHold *held = lock_give_up();
+    PyObject *result = method(object, argument);
+    lock_take_back(held);
+    LOCK_DROP(object);
+    return result;
+}
+
+/* What is called often, without a look for the method in a type that cannot change:
+ * `function` is what `type` has of that name. */
 static inline PyObject *
 accel_call0(PyTypeObject *type, PyObject *function, PyObject *object, PyObject *name)
 {
     PyObject *args[] = {NULL, object};
-    return Py_IS_TYPE(object, type) ? call_vector(function, args + 1, 1)
-                                    : call_method(name, args + 1, 1);
+    if (!Py_IS_TYPE(object, type)) {
+        return call_method(name, args + 1, 1);
+    }
+    return accel_is_c(function, METH_NOARGS) ? accel_call_c(function, object, NULL)
+                                             : call_vector(function, args + 1, 1);
 }
 
 static inline PyObject *
@@ -136,8 +165,11 @@ accel_call1(PyTypeObject *type, PyObject *function, PyObject *object, PyObject *
             PyObject *argument)
 {
     PyObject *args[] = {NULL, object, argument};
-    return Py_IS_TYPE(object, type) ? call_vector(function, args + 1, 2)
-                                    : call_method(name, args + 1, 2);
+    if (!Py_IS_TYPE(object, type)) {
+        return call_method(name, args + 1, 2);
+    }
+    return accel_is_c(function, METH_O) ? accel_call_c(function, object, argument)
+                                        : call_vector(function, args + 1, 2);
 }
 
 static inline PyObject *
@@ -152,6 +184,22 @@ accel_popleft(PyloopState *state, PyObject *deque)
 {
     return accel_call0((PyTypeObject *)state->Deque, state->deque_popleft, deque,
                        state->str_popleft);
+}
+
+/* accel_item() of a name that is likely to be the one that was put there after `place`
+ * others: half the cost of looking for it, if it is. */
+static inline PyObject *
+accel_item_at(PyObject *dict, Py_ssize_t place, PyObject *name)
+{
+#ifndef Py_GIL_DISABLED
+    PyObject *found, *value;
+    if (PyDict_Next(dict, &place, &found, &value) && found == name) {
+        return Py_NewRef(value);
+    }
+#else
+    (void)place;
+#endif
+    return accel_item(dict, name);
 }
 
 /* Makes a future, appends it to an object's waiters and waits for it. bound_to is the

@@ -16,7 +16,7 @@ accel_dict(PyloopState *state, PyObject *object, Py_ssize_t count, PyObject **lo
         return NULL;
     }
     if (PyDict_GET_SIZE(dict) != count) {
-        *loop = accel_item(dict, state->str__loop);
+        *loop = accel_item_at(dict, count, state->str__loop);
         if (*loop == NULL || PyDict_GET_SIZE(dict) != count + 1) {
             Py_CLEAR(*loop);
             Py_CLEAR(dict);
@@ -41,7 +41,7 @@ accel_wait_in(AccelCoro *self, PyObject *object, PyObject *bound_to, PyObject *w
             return accel_delegate(self); /* another one runs here since the start */
         }
     }
-    PyObject *future = loop_create_future(self->coro.loop);
+    PyObject *future = accel_create_future(self->coro.loop);
     if (future == NULL) {
         return CORO_ERROR;
     }

@@ -3,8 +3,9 @@
 
 #include "base/call.h"
 
-LoopObject *
-accel_running_loop(PyloopState *state)
+/* Borrowed from whoever runs it; None, or NULL with an exception. */
+static inline PyObject *
+accel_running(PyloopState *state)
 {
     PyObject *function = state->get_running_loop;
     /* A function without arguments in C, unless asyncio has none. */
@@ -13,13 +14,34 @@ accel_running_loop(PyloopState *state)
                 PyCFunction_GET_FLAGS(function) == METH_NOARGS
             ? PyCFunction_GET_FUNCTION(function)(PyCFunction_GET_SELF(function), NULL)
             : PyObject_CallNoArgs(function);
-    if (running == NULL) {
+    Py_XDECREF(running); /* it runs: somebody else has it */
+    return running;
+}
+
+LoopObject *
+accel_running_loop(PyloopState *state)
+{
+    PyObject *running = accel_running(state);
+    bool plain = running != NULL && PyObject_TypeCheck(running, state->LoopType) &&
+                 !((LoopObject *)running)->debug;
+    return plain ? (LoopObject *)running : NULL;
+}
+
+int
+accel_runs(LoopObject *loop)
+{
+    PyObject *running = accel_running(loop->state);
+    return running == NULL ? -1 : running == (PyObject *)loop && !loop->debug;
+}
+
+PyObject *
+accel_create_future(LoopObject *loop)
+{
+    int runs = accel_runs(loop);
+    if (runs < 0) {
         return NULL;
     }
-    bool plain =
-        PyObject_TypeCheck(running, state->LoopType) && !((LoopObject *)running)->debug;
-    Py_DECREF(running); /* it runs: somebody else has it */
-    return plain ? (LoopObject *)running : NULL;
+    return runs ? loop_create_future_running(loop) : loop_create_future(loop);
 }
 
 PyObject *
@@ -134,8 +156,9 @@ accel_resume(CoroObject *coro, PyObject *value, PyObject **result)
         return status;
     }
     self->started = true;
-    if (accel_running_loop(coro->loop->state) != coro->loop) {
-        return PyErr_Occurred() ? CORO_ERROR : accel_delegate(self);
+    int runs = accel_runs(coro->loop);
+    if (runs <= 0) {
+        return runs < 0 ? CORO_ERROR : accel_delegate(self);
     }
     return accel_body(self)->start(self, result);
 }

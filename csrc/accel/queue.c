@@ -5,6 +5,17 @@
 
 enum { QUEUE_SELF, QUEUE_ITEM }; /* AccelCoro.args */
 
+/* The order in which Queue.__init__() makes them. */
+enum {
+    PLACE_MAXSIZE,
+    PLACE_GETTERS,
+    PLACE_PUTTERS,
+    PLACE_UNFINISHED,
+    PLACE_FINISHED,
+    PLACE_ITEMS,
+    PLACE_SHUT, /* where there is shutdown() */
+};
+
 typedef struct {
     PyObject *object; /* borrowed */
     PyObject *dict;   /* strong: the object's */
@@ -47,7 +58,7 @@ queue_look(PyloopState *state, PyObject *object, Queue *queue)
     queue->items = NULL;
     queue->dict = accel_dict(state, object, PYLOOP_QUEUE_ATTRIBUTES, &queue->loop);
     if (queue->dict != NULL) {
-        queue->items = accel_item(queue->dict, state->str__queue);
+        queue->items = accel_item_at(queue->dict, PLACE_ITEMS, state->str__queue);
     }
     queue->size = queue->items != NULL ? PyObject_Size(queue->items) : -1;
     if (queue->size >= 0) {
@@ -59,9 +70,9 @@ queue_look(PyloopState *state, PyObject *object, Queue *queue)
 
 /* A small int of the queue's; -1 without an exception if it has none. */
 static Py_ssize_t
-queue_number(Queue *queue, PyObject *name)
+queue_number(Queue *queue, Py_ssize_t place, PyObject *name)
 {
-    PyObject *value = accel_item(queue->dict, name);
+    PyObject *value = accel_item_at(queue->dict, place, name);
     int overflow = 1;
     long number = -1;
     if (value != NULL && PyLong_CheckExact(value)) {
@@ -77,16 +88,17 @@ queue_is_open(PyloopState *state, Queue *queue)
     if (!PYLOOP_QUEUE_SHUTS_DOWN) {
         return true;
     }
-    PyObject *shut = accel_item(queue->dict, state->str__is_shutdown);
+    PyObject *shut = accel_item_at(queue->dict, PLACE_SHUT, state->str__is_shutdown);
     Py_XDECREF(shut);
     return shut == Py_False;
 }
 
 /* Waits among the queue's waiters of that name. */
 static CoroStatus
-queue_wait(AccelCoro *self, Queue *queue, PyObject *name, PyObject **result)
+queue_wait(AccelCoro *self, Queue *queue, Py_ssize_t place, PyObject *name,
+           PyObject **result)
 {
-    PyObject *waiters = accel_item(queue->dict, name);
+    PyObject *waiters = accel_item_at(queue->dict, place, name);
     if (waiters == NULL) {
         return PyErr_Occurred() ? CORO_ERROR : accel_delegate(self);
     }
@@ -98,9 +110,9 @@ queue_wait(AccelCoro *self, Queue *queue, PyObject *name, PyObject **result)
 
 /* self._wakeup_next(self.<name>) */
 static int
-queue_wake(PyloopState *state, Queue *queue, PyObject *name)
+queue_wake(PyloopState *state, Queue *queue, Py_ssize_t place, PyObject *name)
 {
-    PyObject *waiters = accel_item(queue->dict, name);
+    PyObject *waiters = accel_item_at(queue->dict, place, name);
     if (waiters == NULL) {
         waiters = PyObject_GetAttr(queue->object, name); /* says that it is missing */
     }
@@ -117,7 +129,8 @@ queue_take(PyloopState *state, Queue *queue, PyObject **result)
 {
     PyObject *item = queue->is_plain ? accel_popleft(state, queue->items)
                                      : call_method0(queue->object, state->str__get);
-    if (item == NULL || queue_wake(state, queue, state->str__putters) < 0) {
+    if (item == NULL ||
+        queue_wake(state, queue, PLACE_PUTTERS, state->str__putters) < 0) {
         Py_XDECREF(item);
         return CORO_ERROR;
     }
@@ -140,7 +153,7 @@ queue_get_step(AccelCoro *self, PyObject **result)
         status = queue_take(state, &queue, result);
     }
     else if (queue_is_open(state, &queue)) {
-        status = queue_wait(self, &queue, state->str__getters, result);
+        status = queue_wait(self, &queue, PLACE_GETTERS, state->str__getters, result);
     }
     else {
         status = accel_delegate(self);
@@ -183,14 +196,15 @@ queue_add(AccelCoro *self, Queue *queue, Py_ssize_t unfinished, PyObject **resul
     }
     else {
         added = call_method1(queue->object, state->str__put, item);
-        unfinished = queue_number(queue, state->str__unfinished_tasks);
+        unfinished =
+            queue_number(queue, PLACE_UNFINISHED, state->str__unfinished_tasks);
     }
     Py_XDECREF(added);
     if (added == NULL) {
         return CORO_ERROR;
     }
     if (queue_count(state, queue, unfinished) < 0 ||
-        queue_wake(state, queue, state->str__getters) < 0) {
+        queue_wake(state, queue, PLACE_GETTERS, state->str__getters) < 0) {
         return CORO_ERROR;
     }
     *result = Py_NewRef(Py_None);
@@ -206,14 +220,16 @@ queue_put_step(AccelCoro *self, PyObject **result)
     if (known <= 0) {
         return known < 0 ? CORO_ERROR : accel_delegate(self);
     }
-    Py_ssize_t maxsize = queue_number(&queue, state->str__maxsize);
-    Py_ssize_t unfinished = queue_number(&queue, state->str__unfinished_tasks);
+    Py_ssize_t maxsize = queue_number(&queue, PLACE_MAXSIZE, state->str__maxsize);
+    bool full = maxsize > 0 && queue.size >= maxsize;
+    Py_ssize_t unfinished =
+        full ? 0 : queue_number(&queue, PLACE_UNFINISHED, state->str__unfinished_tasks);
     CoroStatus status;
     if (maxsize < 0 || unfinished < 0 || !queue_is_open(state, &queue)) {
         status = accel_delegate(self);
     }
-    else if (maxsize > 0 && queue.size >= maxsize) {
-        status = queue_wait(self, &queue, state->str__putters, result);
+    else if (full) {
+        status = queue_wait(self, &queue, PLACE_PUTTERS, state->str__putters, result);
     }
     else {
         status = queue_add(self, &queue, unfinished, result);

@@ -273,6 +273,8 @@ void coro_free_spares(LoopObject *loop);
 
 /* tasks.c: create_future and create_task */
 PyObject *loop_create_future(LoopObject *self);
+/* The same, for the thread's running loop. */
+PyObject *loop_create_future_running(LoopObject *self);
 PyObject *tasks_create_future(PyObject *op, PyObject *ignored);
 PyObject *tasks_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                             PyObject *kwnames);

@@ -81,6 +81,27 @@ loop_create_future(LoopObject *self)
     return tasks_new_future(self);
 }
 
+/* Without arguments, the class in C takes the running loop. */
+PyObject *
+loop_create_future_running(LoopObject *self)
+{
+    PyloopState *state = self->state;
+    PyObject *class = NULL;
+    if (!(loop_overrides(self) & OVERRIDE_CREATE_FUTURE) &&
+        Py_IS_TYPE(state->future_blocking, &PyGetSetDescr_Type) &&
+        (PyObject *)PyDescr_TYPE(state->future_blocking) == state->FutureClass) {
+        class = tasks_class(state->futures_module, state->str_Future);
+        if (class == NULL) {
+            return NULL;
+        }
+    }
+    PyObject *future = class == state->FutureClass
+                           ? Py_TYPE(class)->tp_call(class, state->empty_tuple, NULL)
+                           : loop_create_future(self);
+    Py_XDECREF(class);
+    return future;
+}
+
 PyObject *
 tasks_create_future(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
