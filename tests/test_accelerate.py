@@ -274,6 +274,26 @@ def test_what_waits_is_a_future_of_the_loops(loop, fast):
     assert support.run(loop, main()) == [w for w in made if w.cancelled()]
 
 
+def test_an_overridden_call_later_makes_the_timers_of_sleep(loop, fast):
+    delays = []
+    call_later = loop.call_later
+
+    def counted(delay, *args):
+        delays.append(delay)
+        return call_later(0, *args)
+
+    async def main():
+        loop.call_later = counted
+        try:
+            slept = await asyncio.sleep(1000, "slept")
+        finally:
+            del loop.call_later
+        return slept, await asyncio.sleep(0.001, "again")
+
+    assert support.run(loop, main()) == ("slept", "again")
+    assert delays == [1000]
+
+
 NAN = [(float("nan"),)] if sys.version_info >= (3, 13) else []  # before, it sleeps on
 
 

@@ -172,6 +172,18 @@ accel_call1(PyTypeObject *type, PyObject *function, PyObject *object, PyObject *
                                         : call_vector(function, args + 1, 2);
 }
 
+/* Sets an attribute that C code keeps; `attribute` is what the object's exact type has of
+ * that name. 0, or -1. */
+static inline int
+accel_set(PyObject *attribute, PyObject *object, PyObject *name, PyObject *value)
+{
+    if (!Py_IS_TYPE(attribute, &PyGetSetDescr_Type)) {
+        return PyObject_SetAttr(object, name, value);
+    }
+    PyGetSetDef *found = ((PyGetSetDescrObject *)attribute)->d_getset;
+    return found->set(object, value, found->closure);
+}
+
 static inline PyObject *
 accel_append(PyloopState *state, PyObject *deque, PyObject *item)
 {

@@ -95,8 +95,7 @@ accel_await_future(AccelCoro *self, PyObject **result)
         return coro_await(&self->coro, future);
     }
     /* What its iterator would do, which is an object more for each await. */
-    PyGetSetDef *attribute = ((PyGetSetDescrObject *)blocking)->d_getset;
-    if (attribute->set(future, Py_True, attribute->closure) < 0) {
+    if (accel_set(blocking, future, state->str__asyncio_future_blocking, Py_True) < 0) {
         return CORO_ERROR;
     }
     self->waits = true;

@@ -23,14 +23,40 @@ typedef struct {
 
 /* ---- when a child is done --------------------------------------------------- */
 
-/* The truth of object.name(); -1 with an exception. */
+/* Steals answer, which may be NULL with an exception. Its truth; -1 with an exception. */
 static int
-gather_ask(PyObject *object, PyObject *name)
+gather_truth(PyObject *answer)
 {
-    PyObject *answer = call_method0(object, name);
     int truth = answer != NULL ? PyObject_IsTrue(answer) : -1;
     Py_XDECREF(answer);
     return truth;
+}
+
+/* child.name(), where most children are tasks and `function` is what these have. */
+static inline PyObject *
+gather_call_child(PyloopState *state, PyObject *function, PyObject *child,
+                  PyObject *name)
+{
+    return accel_call0((PyTypeObject *)state->TaskClass, function, child, name);
+}
+
+static int
+gather_is_cancelled(PyloopState *state, PyObject *child)
+{
+    return gather_truth(
+        gather_call_child(state, state->task_cancelled, child, state->str_cancelled));
+}
+
+static PyObject *
+gather_exception(PyloopState *state, PyObject *child)
+{
+    return gather_call_child(state, state->task_exception, child, state->str_exception);
+}
+
+static PyObject *
+gather_child_result(PyloopState *state, PyObject *child)
+{
+    return gather_call_child(state, state->task_result, child, state->str_result);
 }
 
 /* outer.name(value); steals value, which may be NULL with an exception. */
@@ -48,7 +74,7 @@ static PyObject *
 gather_result_of(AccelGather *self, PyObject *child)
 {
     PyloopState *state = self->loop->state;
-    int cancelled = gather_ask(child, state->str_cancelled);
+    int cancelled = gather_is_cancelled(state, child);
     if (cancelled < 0) {
         return NULL;
     }
@@ -64,12 +90,12 @@ gather_result_of(AccelGather *self, PyObject *child)
         Py_XDECREF(message);
         return error;
     }
-    PyObject *exc = call_method0(child, state->str_exception);
+    PyObject *exc = gather_exception(state, child);
     if (exc != Py_None) {
         return exc;
     }
     Py_DECREF(exc);
-    return call_method0(child, state->str_result);
+    return gather_child_result(state, child);
 }
 
 static PyObject *
@@ -82,7 +108,7 @@ gather_results(AccelGather *self)
         /* Without return_exceptions, each was looked at, and none has failed. */
         PyObject *result = self->return_exceptions
                                ? gather_result_of(self, child)
-                               : call_method0(child, self->loop->state->str_result);
+                               : gather_child_result(self->loop->state, child);
         if (result == NULL) {
             Py_CLEAR(results);
         }
@@ -138,8 +164,10 @@ gather_child_done(AccelGather *self, PyObject *child)
     if (gather_leave(self, child) < 0) {
         return -1;
     }
-    int over = self->outer == NULL ? 1 : gather_ask(self->outer, state->str_done);
-    int cancelled = over < 0 ? -1 : gather_ask(child, state->str_cancelled);
+    int over = self->outer == NULL
+                   ? 1
+                   : gather_truth(call_method0(self->outer, state->str_done));
+    int cancelled = over < 0 ? -1 : gather_is_cancelled(state, child);
     if (cancelled < 0) {
         return -1;
     }
@@ -155,7 +183,7 @@ gather_child_done(AccelGather *self, PyObject *child)
     }
     else if (over || !self->return_exceptions) {
         /* Even if it is not told, it counts as retrieved. */
-        PyObject *exc = call_method0(child, state->str_exception);
+        PyObject *exc = gather_exception(state, child);
         if (exc != NULL && exc != Py_None && !over) {
             return gather_finish_steal(self, state->str_set_exception, exc);
         }
@@ -230,7 +258,7 @@ gather_sort(PyloopState *state, LoopObject *loop, PyObject *child)
     if (its != (PyObject *)loop) {
         return its == NULL ? -1 : 0;
     }
-    int done = gather_ask(child, state->str_done);
+    int done = gather_truth(call_method0(child, state->str_done));
     return done < 0 ? -1 : !done;
 }
 
@@ -254,34 +282,60 @@ gather_knows(PyloopState *state, LoopObject *loop, PyObject *const *args,
     return known;
 }
 
-/* loop.create_task(coro), whose end nobody else waits for: no word if it is pending when
- * it goes. */
+/* create_task(coro), the loop's, whose end nobody else waits for: no word if it is pending
+ * when it goes. */
 static PyObject *
-gather_make_task(AccelGather *self, PyObject *coro)
+gather_make_task(AccelGather *self, PyObject *create_task, PyObject *coro)
 {
     PyloopState *state = self->loop->state;
-    PyObject *task = call_method1((PyObject *)self->loop, state->str_create_task, coro);
+    PyObject *task = call_one_arg(create_task, coro);
     if (task == NULL) {
         if (PyErr_ExceptionMatches(PyExc_RuntimeError)) {
             (void)accel_finally(coro, state->str_close);
         }
         return NULL;
     }
-    if (PyObject_SetAttr(task, state->str__log_destroy_pending, Py_False) < 0) {
+    int rc = Py_IS_TYPE(task, (PyTypeObject *)state->TaskClass)
+                 ? accel_set(state->task_log_destroy_pending, task,
+                             state->str__log_destroy_pending, Py_False)
+                 : PyObject_SetAttr(task, state->str__log_destroy_pending, Py_False);
+    if (rc < 0) {
         Py_CLEAR(task);
     }
     return task;
 }
 
+/* child.add_done_callback(self, context=...) */
+static int
+gather_watch(AccelGather *self, PyObject *child)
+{
+    PyloopState *state = self->loop->state;
+    PyObject *args[] = {child, (PyObject *)self, self->context};
+    PyObject *done;
+    if (Py_IS_TYPE(child, (PyTypeObject *)state->TaskClass)) {
+        LockHold *held = lock_give_up();
+        done = PyObject_Vectorcall(state->task_add_done_callback, args, 2,
+                                   state->context_keyword);
+        lock_take_back(held);
+    }
+    else {
+        done = call_method_named(state->str_add_done_callback, args, 2,
+                                 state->context_keyword);
+    }
+    Py_XDECREF(done);
+    return done != NULL ? 0 : -1;
+}
+
 /* Makes what stands for one argument the child number `index`. 0, or -1. */
 static int
-gather_add(AccelGather *self, Py_ssize_t index, PyObject *argument)
+gather_add(AccelGather *self, PyObject *create_task, Py_ssize_t index,
+           PyObject *argument)
 {
     PyloopState *state = self->loop->state;
     bool is_future = Py_IS_TYPE(argument, (PyTypeObject *)state->FutureClass) ||
                      Py_IS_TYPE(argument, (PyTypeObject *)state->TaskClass);
     PyObject *child =
-        is_future ? Py_NewRef(argument) : gather_make_task(self, argument);
+        is_future ? Py_NewRef(argument) : gather_make_task(self, create_task, argument);
     if (child == NULL) {
         return -1;
     }
@@ -291,13 +345,7 @@ gather_add(AccelGather *self, Py_ssize_t index, PyObject *argument)
         done = call_two_args(state->awaited_by_add, child, self->task);
         Py_XDECREF(done);
     }
-    if (done != NULL) {
-        PyObject *args[] = {child, (PyObject *)self, self->context};
-        done = call_method_named(state->str_add_done_callback, args, 2,
-                                 state->context_keyword);
-        Py_XDECREF(done);
-    }
-    return done != NULL ? 0 : -1;
+    return done != NULL ? gather_watch(self, child) : -1;
 }
 
 static AccelGather *
@@ -373,8 +421,12 @@ gather_call(AccelFunction *function, PyObject *const *args, Py_ssize_t nargs,
     }
     self->return_exceptions = return_exceptions;
     PyObject *outer = NULL;
+    PyObject *create_task = PyObject_GetAttr((PyObject *)loop, state->str_create_task);
+    if (create_task == NULL) {
+        goto done;
+    }
     for (Py_ssize_t i = 0; i < nargs; i++) {
-        if (gather_add(self, i, args[i]) < 0) {
+        if (gather_add(self, create_task, i, args[i]) < 0) {
             goto done;
         }
     }
@@ -383,6 +435,7 @@ gather_call(AccelFunction *function, PyObject *const *args, Py_ssize_t nargs,
     outer = call_vector(function->helper, values + 1, 3);
     self->outer = Py_XNewRef(outer);
 done:
+    Py_XDECREF(create_task);
     Py_DECREF(self);
     return outer;
 }

@@ -16,7 +16,9 @@ sleep_over(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     PyloopState *state = state_of_module(module);
     assert(nargs == 2);
     (void)nargs;
-    PyObject *done = call_method1(args[0], state->str_set_result, args[1]);
+    PyObject *done =
+        accel_call1((PyTypeObject *)state->FutureClass, state->future_set_result,
+                    args[0], state->str_set_result, args[1]);
     if (done != NULL) {
         return done;
     }
@@ -60,7 +62,10 @@ sleep_start_timer(AccelCoro *self, PyObject **result)
         args[4] = Py_None;
     }
     self->held[SLEEP_TIMER] =
-        call_method(loop->state->str_call_later, args, Py_ARRAY_LENGTH(args));
+        loop_overrides(loop) & OVERRIDE_CALL_LATER
+            ? call_method(loop->state->str_call_later, args, Py_ARRAY_LENGTH(args))
+            : timers_call_later((PyObject *)loop, args + 1, Py_ARRAY_LENGTH(args) - 1,
+                                NULL);
     if (self->held[SLEEP_TIMER] == NULL) {
         return CORO_ERROR;
     }

@@ -249,9 +249,16 @@
     X(deque_append, "collections", "deque.append")                                     \
     X(deque_popleft, "collections", "deque.popleft")                                   \
     X(future_blocking, "asyncio.futures", "Future._asyncio_future_blocking")           \
+    X(future_cancelled, "asyncio.futures", "Future.cancelled")                         \
     X(future_done, "asyncio.futures", "Future.done")                                   \
+    X(future_exception, "asyncio.futures", "Future.exception")                         \
     X(future_result, "asyncio.futures", "Future.result")                               \
-    X(future_set_result, "asyncio.futures", "Future.set_result")
+    X(future_set_result, "asyncio.futures", "Future.set_result")                       \
+    X(task_add_done_callback, "asyncio.tasks", "Task.add_done_callback")               \
+    X(task_cancelled, "asyncio.tasks", "Task.cancelled")                               \
+    X(task_exception, "asyncio.tasks", "Task.exception")                               \
+    X(task_log_destroy_pending, "asyncio.tasks", "Task._log_destroy_pending")          \
+    X(task_result, "asyncio.tasks", "Task.result")
 
 /* Live objects, for tests: debug_stats() returns them. */
 #define PYLOOP_COUNTERS(X)                                                             \

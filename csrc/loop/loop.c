@@ -66,14 +66,17 @@ loop_check_call(LoopObject *loop, PyObject *callback, const char *method,
     return checked != NULL ? 0 : -1;
 }
 
+enum { OVERRIDE_COUNT = 5 };
+
 /* The names, in the order of the OVERRIDE_* bits. */
 static void
-loop_override_names(PyloopState *state, PyObject *names[4])
+loop_override_names(PyloopState *state, PyObject *names[OVERRIDE_COUNT])
 {
     names[0] = state->str_time;
     names[1] = state->str_call_soon;
     names[2] = state->str_call_at;
     names[3] = state->str_create_future;
+    names[4] = state->str_call_later;
 }
 
 /* Coroutines and hooks of asyncio's that C code does the work of, unless they were
@@ -93,10 +96,10 @@ loop_hook_names(PyloopState *state, PyObject *names[HOOK_COUNT])
 void
 loop_refresh_overrides(LoopObject *self)
 {
-    PyObject *names[4];
+    PyObject *names[OVERRIDE_COUNT];
     uint8_t found = 0;
     loop_override_names(self->state, names);
-    for (unsigned int bit = 0; bit < 4; bit++) {
+    for (unsigned int bit = 0; bit < OVERRIDE_COUNT; bit++) {
         PyObject *ours =
             PyObject_GetAttr((PyObject *)self->state->LoopType, names[bit]);
         PyObject *theirs = PyObject_GetAttr((PyObject *)Py_TYPE(self), names[bit]);
@@ -124,7 +127,7 @@ static int
 loop_setattro(PyObject *op, PyObject *name, PyObject *value)
 {
     LoopObject *self = (LoopObject *)op;
-    PyObject *names[4], *hooks[HOOK_COUNT];
+    PyObject *names[OVERRIDE_COUNT], *hooks[HOOK_COUNT];
     if (PyObject_GenericSetAttr(op, name, value) < 0) {
         return -1;
     }
@@ -132,14 +135,16 @@ loop_setattro(PyObject *op, PyObject *name, PyObject *value)
     loop_hook_names(self->state, hooks);
     LockHold hold;
     lock_enter(&self->lock, &hold);
-    for (unsigned int bit = 0; bit < 4; bit++) {
+    for (unsigned int bit = 0; bit < OVERRIDE_COUNT; bit++) {
         if (loop_is_name(name, names[bit])) {
             uint8_t flag = (uint8_t)(1u << bit);
             self->instance_overrides =
                 (uint8_t)(value != NULL ? self->instance_overrides | flag
                                         : self->instance_overrides & (uint8_t)~flag);
         }
-        if (loop_is_name(name, hooks[bit])) {
+    }
+    for (size_t i = 0; i < HOOK_COUNT; i++) {
+        if (loop_is_name(name, hooks[i])) {
             self->instance_overrides |= OVERRIDE_HOOK;
         }
     }

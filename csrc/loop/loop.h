@@ -37,8 +37,9 @@ enum {
     OVERRIDE_CALL_SOON = 1 << 1,
     OVERRIDE_CALL_AT = 1 << 2,
     OVERRIDE_CREATE_FUTURE = 1 << 3,
+    OVERRIDE_CALL_LATER = 1 << 4,
     /* One of loop_hook_names() was ever set on the instance: look each time. */
-    OVERRIDE_HOOK = 1 << 4,
+    OVERRIDE_HOOK = 1 << 5,
 };
 
 typedef struct HandleObject HandleObject;
