@@ -294,6 +294,51 @@ def test_an_overridden_call_later_makes_the_timers_of_sleep(loop, fast):
     assert delays == [1000]
 
 
+def test_a_waiter_that_somebody_has_is_not_used_again(loop, fast):
+    kept, seen = [], []
+
+    def look(queue):
+        waiter = queue._getters[0]
+        if len(seen) % 3:
+            kept.append(waiter)
+        elif len(seen) % 2:
+            waiter.add_done_callback(kept.append)
+        seen.append(weakref.ref(waiter))
+        queue.put_nowait("item")
+
+    async def main():
+        queue = asyncio.Queue()
+        for _ in range(12):
+            loop.call_soon(look, queue)
+            await queue.get()
+
+    support.run(loop, main())
+    assert [waiter.result() for waiter in kept] == [None] * len(kept)
+    assert len({id(waiter) for waiter in kept}) == len(kept) == 10
+    assert {waiter() for waiter in seen} - {*kept} == {None}
+
+
+@pytest.mark.pyloop_only
+def test_waiters_that_are_used_again_go_with_the_loop(new_loop, fast):
+    loop = new_loop()
+    waiters = []
+
+    def look(event):
+        waiters.append(event._waiters[0])
+        event.set()
+
+    async def main():
+        for _ in range(3):
+            event = asyncio.Event()
+            loop.call_soon(look, event)
+            await event.wait()
+
+    support.run(loop, main())
+    waiters = [weakref.ref(waiters.pop()) for _ in range(3)]
+    loop.close()
+    assert [waiter() for waiter in waiters] == [None] * 3
+
+
 NAN = [(float("nan"),)] if sys.version_info >= (3, 13) else []  # before, it sleeps on
 
 

@@ -68,6 +68,7 @@ struct AccelCoro {
     bool started;
     bool delegated; /* asyncio's coroutine does it all */
     bool waits;     /* for held[ACCEL_WAITER], which it yielded itself */
+    bool waited;    /* it did, and the result was nothing */
     uint8_t step;   /* the body's */
 };
 

@@ -99,6 +99,7 @@ accel_await_future(AccelCoro *self, PyObject **result)
         return CORO_ERROR;
     }
     self->waits = true;
+    self->waited = false;
     *result = Py_NewRef(future);
     return CORO_YIELD;
 }
@@ -149,6 +150,7 @@ accel_resume(CoroObject *coro, PyObject *value, PyObject **result)
         }
         self->waits = false;
         value = accel_awaited(self);
+        self->waited = value == Py_None || value == Py_True;
         CoroStatus status = value != NULL ? accel_body(self)->go_on(self, value, result)
                                           : accel_body(self)->caught(self, result);
         Py_XDECREF(value);
@@ -176,6 +178,11 @@ accel_release(CoroObject *coro)
     AccelCoro *self = (AccelCoro *)coro;
     for (size_t i = 0; i < ACCEL_ARGS; i++) {
         Py_CLEAR(self->args[i]);
+    }
+    if (self->waited) {
+        PyObject *future = self->held[ACCEL_WAITER];
+        self->held[ACCEL_WAITER] = NULL;
+        loop_spend_future(coro->loop, future);
     }
     for (size_t i = 0; i < ACCEL_HELD; i++) {
         Py_CLEAR(self->held[i]);

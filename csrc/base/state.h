@@ -284,6 +284,7 @@ typedef struct {
     PyObject *context_keyword;      /* ("context",) */
     PyObject *original_getaddrinfo; /* socket.getaddrinfo as it was at import */
     PyObject *original_getnameinfo;
+    bool future_inits_once; /* tasks.c found out: Python 3.15's does */
     Watched watched[WATCHED_COUNT];
     Py_ssize_t
         sock_fd_offset; /* sockets.c: of the descriptor in a socket object, or 0 */

@@ -264,6 +264,7 @@ loop_drop_work(LoopObject *self)
     threadsafe_drop_inbox(self);
     fds_drop_all(self);
     Py_CLEAR(self->task_keywords);
+    loop_drop_futures(self);
 }
 
 void
@@ -294,6 +295,8 @@ loop_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->thread_id);
     Py_VISIT(self->task_factory);
     Py_VISIT(self->task_keywords);
+    Py_VISIT(self->spent_futures[0]);
+    Py_VISIT(self->spent_futures[1]);
     Py_VISIT(self->current_handle);
     const Ring *rings[2] = {&self->ready, &self->inbox};
     for (size_t r = 0; r < Py_ARRAY_LENGTH(rings); r++) {
@@ -325,6 +328,7 @@ loop_clear(PyObject *op)
     Py_CLEAR(self->thread_id);
     Py_CLEAR(self->task_factory);
     Py_CLEAR(self->task_keywords);
+    loop_drop_futures(self);
     Py_CLEAR(self->current_handle);
     return 0; /* module stays until dealloc: it owns *state */
 }

@@ -64,6 +64,8 @@ struct LoopObject {
     unsigned long thread_ident; /* thread_id as a number, 0 when not running */
     PyObject *task_factory;     /* strong or NULL for None */
     PyObject *task_keywords;    /* strong or NULL: tasks.c */
+    PyObject *spent_futures[2]; /* strong or NULL: tasks.c */
+    uint8_t spent_turn;         /* the place of the next one */
     PyObject *current_handle;   /* strong or NULL: debug mode only */
 
     uint8_t type_overrides; /* OVERRIDE_*: by the type, looked at when a run starts */
@@ -276,6 +278,10 @@ void coro_free_spares(LoopObject *loop);
 PyObject *loop_create_future(LoopObject *self);
 /* The same, for the thread's running loop. */
 PyObject *loop_create_future_running(LoopObject *self);
+/* Steals a future that is done, whose result is None or a bool, and which was waited for:
+ * for loop_create_future_running(), once nobody else has it. */
+void loop_spend_future(LoopObject *self, PyObject *future);
+void loop_drop_futures(LoopObject *self);
 PyObject *tasks_create_future(PyObject *op, PyObject *ignored);
 PyObject *tasks_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                             PyObject *kwnames);

@@ -81,7 +81,82 @@ loop_create_future(LoopObject *self)
     return tasks_new_future(self);
 }
 
-/* Without arguments, the class in C takes the running loop. */
+/* ---- futures that are used again ------------------------------------------------ */
+
+#ifndef Py_GIL_DISABLED
+/* A future that somebody has a weak reference to has to go when it would. */
+static bool
+tasks_is_referred_to(PyObject *future)
+{
+    Py_ssize_t offset = Py_TYPE(future)->tp_weaklistoffset;
+    return offset != 0 && *(PyObject **)((char *)future + offset) != NULL;
+}
+#endif
+
+void
+loop_spend_future(LoopObject *self, PyObject *future)
+{
+#ifndef Py_GIL_DISABLED
+    /* Its last step still has it: the one before it is free by now. */
+    if (self->phase == LOOP_OPEN && !RACY_LOAD(self->state->future_inits_once) &&
+        Py_IS_TYPE(future, (PyTypeObject *)self->state->FutureClass) &&
+        !tasks_is_referred_to(future)) {
+        PyObject **place = &self->spent_futures[self->spent_turn];
+        PyObject *old = *place;
+        *place = future;
+        self->spent_turn ^= 1;
+        future = old;
+    }
+#endif
+    Py_XDECREF(future);
+}
+
+void
+loop_drop_futures(LoopObject *self)
+{
+    Py_CLEAR(self->spent_futures[0]);
+    Py_CLEAR(self->spent_futures[1]);
+}
+
+/* A new reference to a spent future that nobody else has, or NULL: there is none. */
+static PyObject *
+tasks_take_spent(LoopObject *self)
+{
+#ifndef Py_GIL_DISABLED
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(self->spent_futures); i++) {
+        PyObject *future = self->spent_futures[i];
+        if (future != NULL && Py_REFCNT(future) == 1 && !tasks_is_referred_to(future)) {
+            self->spent_futures[i] = NULL;
+            return future;
+        }
+    }
+#else
+    (void)self;
+#endif
+    return NULL;
+}
+
+/* Future() or, for one that was used, future.__init__(): without arguments, the class in
+ * C takes the running loop. */
+static PyObject *
+tasks_future_of_class(LoopObject *self, PyObject *class)
+{
+    PyObject *empty = self->state->empty_tuple;
+    PyObject *future = tasks_take_spent(self);
+    if (future != NULL) {
+        if (Py_TYPE(future)->tp_init(future, empty, NULL) == 0) {
+            return future;
+        }
+        Py_DECREF(future);
+        if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+            return NULL;
+        }
+        PyErr_Clear(); /* "is already initialized", and will always be */
+        RACY_STORE(self->state->future_inits_once, true);
+    }
+    return Py_TYPE(class)->tp_call(class, empty, NULL);
+}
+
 PyObject *
 loop_create_future_running(LoopObject *self)
 {
@@ -95,9 +170,8 @@ loop_create_future_running(LoopObject *self)
             return NULL;
         }
     }
-    PyObject *future = class == state->FutureClass
-                           ? Py_TYPE(class)->tp_call(class, state->empty_tuple, NULL)
-                           : loop_create_future(self);
+    PyObject *future = class == state->FutureClass ? tasks_future_of_class(self, class)
+                                                   : loop_create_future(self);
     Py_XDECREF(class);
     return future;
 }
