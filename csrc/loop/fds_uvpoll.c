@@ -1,6 +1,7 @@
 /* fds_uvpoll.c - the portable way of watching: one uv_poll_t per descriptor.
  *
- * Owns: the poller with libuv's loop and a timer (FdTable.uv_poller), and a watch per armed descriptor (FdEntry.poller_data, freed likewise).
+ * Owns: the poller with libuv's loop and a timer (FdTable.uv_poller), and a watch per armed
+ * descriptor (FdEntry.poller_data), which is freed when libuv has closed it.
  *
  * libuv ends the process when the kernel refuses a descriptor that it registers inside
  * uv_run: one that was closed, or whose number is a regular file's now. So nothing is

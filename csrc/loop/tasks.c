@@ -107,6 +107,8 @@ loop_spend_future(LoopObject *self, PyObject *future)
         self->spent_turn ^= 1;
         future = old;
     }
+#else
+    (void)self;
 #endif
     Py_XDECREF(future);
 }
