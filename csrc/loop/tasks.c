@@ -83,7 +83,13 @@ loop_create_future(LoopObject *self)
 
 /* ---- futures that are used again ------------------------------------------------ */
 
-#ifndef Py_GIL_DISABLED
+/* Not on free-threaded builds: what one thread has no more may be another's. */
+#ifdef Py_GIL_DISABLED
+enum { FUTURES_ARE_KEPT = 0 };
+#else
+enum { FUTURES_ARE_KEPT = 1 };
+#endif
+
 /* A future that somebody has a weak reference to has to go when it would. */
 static bool
 tasks_is_referred_to(PyObject *future)
@@ -91,14 +97,13 @@ tasks_is_referred_to(PyObject *future)
     Py_ssize_t offset = Py_TYPE(future)->tp_weaklistoffset;
     return offset != 0 && *(PyObject **)((char *)future + offset) != NULL;
 }
-#endif
 
 void
 loop_spend_future(LoopObject *self, PyObject *future)
 {
-#ifndef Py_GIL_DISABLED
     /* Its last step still has it: the one before it is free by now. */
-    if (self->phase == LOOP_OPEN && !RACY_LOAD(self->state->future_inits_once) &&
+    if (FUTURES_ARE_KEPT && self->phase == LOOP_OPEN &&
+        !RACY_LOAD(self->state->future_inits_once) &&
         Py_IS_TYPE(future, (PyTypeObject *)self->state->FutureClass) &&
         !tasks_is_referred_to(future)) {
         PyObject **place = &self->spent_futures[self->spent_turn];
@@ -107,9 +112,6 @@ loop_spend_future(LoopObject *self, PyObject *future)
         self->spent_turn ^= 1;
         future = old;
     }
-#else
-    (void)self;
-#endif
     Py_XDECREF(future);
 }
 
@@ -124,7 +126,6 @@ loop_drop_futures(LoopObject *self)
 static PyObject *
 tasks_take_spent(LoopObject *self)
 {
-#ifndef Py_GIL_DISABLED
     for (size_t i = 0; i < Py_ARRAY_LENGTH(self->spent_futures); i++) {
         PyObject *future = self->spent_futures[i];
         if (future != NULL && Py_REFCNT(future) == 1 && !tasks_is_referred_to(future)) {
@@ -132,9 +133,6 @@ tasks_take_spent(LoopObject *self)
             return future;
         }
     }
-#else
-    (void)self;
-#endif
     return NULL;
 }
 
