@@ -269,11 +269,14 @@ def open_descriptors():
 
 
 def native_threads():
-    """Return the number of threads the kernel sees, 0 without /proc."""
+    """Return the ids of the threads the kernel sees, none without /proc.
+
+    One that was joined may still be among them for a moment.
+    """
     try:
-        return len(os.listdir("/proc/self/task"))
+        return set(os.listdir("/proc/self/task"))
     except FileNotFoundError:
-        return 0
+        return set()
 
 
 class MallocInfo(ctypes.Structure):

@@ -174,28 +174,27 @@ would_block(int err)
     return err == EAGAIN || err == EWOULDBLOCK || err == EINTR;
 }
 
-static ssize_t
-queue_send_only(StreamObject *self)
-{
-    const WriteItem *item = queue_at(self, 0);
-    return self->ops->send(self->fd, PyBytes_AS_STRING(item->bytes) + item->offset,
-                           (size_t)PyBytes_GET_SIZE(item->bytes) - item->offset);
-}
-
 /* All of a small queue in one piece: up to some KiB, copying takes less time than a vector
  * takes the kernel (0.2 us less for 119 and 14 bytes, which send() takes 3.8 us for). */
 static ssize_t
 queue_send_joined(StreamObject *self)
 {
     char joined[JOIN_BYTES];
+    const char *data = joined;
     size_t length = 0;
     for (size_t i = 0; i < self->queue_count; i++) {
         WriteItem *item = queue_at(self, i);
+        const char *piece = PyBytes_AS_STRING(item->bytes) + item->offset;
         size_t left = (size_t)PyBytes_GET_SIZE(item->bytes) - item->offset;
-        memcpy(joined + length, PyBytes_AS_STRING(item->bytes) + item->offset, left);
+        if (self->queue_count == 1) {
+            data = piece; /* it need not move */
+        }
+        else {
+            memcpy(joined + length, piece, left);
+        }
         length += left;
     }
-    return self->ops->send(self->fd, joined, length);
+    return self->ops->send(self->fd, data, length);
 }
 
 /* Of what follows the first `skip` bytes, as much as one vector takes. */
@@ -226,9 +225,8 @@ queue_send(StreamObject *self)
         errno = EBADF;
         return -1;
     }
-    ssize_t n = self->queue_count == 1            ? queue_send_only(self)
-                : self->queue_bytes <= JOIN_BYTES ? queue_send_joined(self)
-                                                  : queue_send_vector(self, 0);
+    ssize_t n = self->queue_bytes <= JOIN_BYTES ? queue_send_joined(self)
+                                                : queue_send_vector(self, 0);
     return n < 0 && would_block(errno) ? 0 : n;
 }
 

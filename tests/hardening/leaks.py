@@ -79,7 +79,7 @@ class Runner:
         clear_caches()
         found = {f"live {key}": n for key, n in support.core_stats().items()}
         found["descriptors"] = descriptors()
-        found["threads"] = support.native_threads()
+        found["threads"] = len(support.native_threads())
         found["objects of the collector"] = len(gc.get_objects())
         found["blocks of Python's allocator"] = sys.getallocatedblocks()
         found["bytes of the C heap"] = support.malloc_bytes()

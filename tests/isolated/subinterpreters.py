@@ -195,13 +195,14 @@ def nothing_left():
     """Compare descriptors, threads and the main interpreter's counts."""
     support.make_loop(KIND).close()  # what libuv opens once per process is open now
     support.run_in_thread(int)  # and what a sanitizer starts beside a thread runs
-    before = support.open_descriptors(), support.native_threads(), support.core_stats()
+    threads = support.native_threads()
+    before = support.open_descriptors(), support.core_stats()
     yield
     support.wait_for_condition(
-        lambda: support.native_threads() <= before[1], what="threads of the kernel"
+        lambda: support.native_threads() <= threads, what="threads of the kernel"
     )
     support.collect()
-    after = support.open_descriptors(), support.native_threads(), support.core_stats()
+    after = support.open_descriptors(), support.core_stats()
     assert after == before, (before, after)
 
 
