@@ -22,6 +22,10 @@ import support
 #: The cache of what types' attributes are keeps the names: blocks that are no leak.
 clear_caches = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
 
+#: Where errors are told of: asyncio's, and that of executors' futures, whose callbacks
+#: wake the loop.
+LOGS = (logging.getLogger("asyncio"), logging.getLogger("concurrent.futures"))
+
 
 class GaveUp(Exception):
     """Nothing happened for too long: what was awaited will not come."""
@@ -121,9 +125,9 @@ class World:
         self.faults = []
         self.dogs = []
         self._loop = None
-        self._log = logging.getLogger("asyncio")
-        self._log.addHandler(self.seen)
-        self._log.propagate = False
+        for log in LOGS:
+            log.addHandler(self.seen)
+            log.propagate = False
         self._hook = sys.unraisablehook
         sys.unraisablehook = self.seen.unraisable
 
@@ -246,7 +250,8 @@ class World:
         self.dogs.clear()
         self._loop = None
         gc.collect()
-        self._log.removeHandler(self.seen)
+        for log in LOGS:
+            log.removeHandler(self.seen)
         sys.unraisablehook = self._hook
         if "SystemError" in self.seen.names:
             self.faults.append(f"SystemError: {self.seen.texts}")
