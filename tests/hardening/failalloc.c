@@ -29,9 +29,7 @@ void *__libc_realloc(void *block, size_t size);
 void *__libc_memalign(size_t alignment, size_t size);
 void __libc_free(void *block);
 
-void failalloc_add_range(uintptr_t low, uintptr_t high);
-void failalloc_set_core(uintptr_t low, uintptr_t high);
-void failalloc_add_python(uintptr_t low, uintptr_t high);
+void failalloc_add_range(int whose, uintptr_t low, uintptr_t high);
 void failalloc_use_this_thread(void);
 void failalloc_write_stack(int fd);
 
@@ -56,48 +54,39 @@ static void *stack[STACK_MAX];
 static uintptr_t stack_ends[STACK_MAX];
 static int stack_size;
 
-enum { RANGES_MAX = 256 };
+/* Whose code is where: what the driver tells first. */
+enum { OF_ANY, OF_CORE, OF_PYTHON, OF_TASKS, RANGES_MAX = 256 };
 
 static struct {
+    int whose; /* OF_ANY: who may ask at all; OF_TASKS: asyncio's, in the interpreter */
     uintptr_t low, high;
 } ranges[RANGES_MAX];
 static size_t range_count;
-static uintptr_t core_low, core_high;
-
-/* asyncio's tasks and futures where they are part of the interpreter. */
-enum { TASKS_MAX = 16 };
-static struct {
-    uintptr_t low, high;
-} tasks[TASKS_MAX];
-static size_t task_count;
 
 static pthread_t armed_thread;
 
 void
-failalloc_add_range(uintptr_t low, uintptr_t high)
+failalloc_add_range(int whose, uintptr_t low, uintptr_t high)
 {
     if (range_count < RANGES_MAX) {
+        ranges[range_count].whose = whose;
         ranges[range_count].low = low;
         ranges[range_count].high = high;
         range_count++;
     }
 }
 
-void
-failalloc_set_core(uintptr_t low, uintptr_t high)
+static int
+is_code(int whose, void *place)
 {
-    core_low = low;
-    core_high = high;
-}
-
-void
-failalloc_add_tasks(uintptr_t low, uintptr_t high)
-{
-    if (task_count < TASKS_MAX) {
-        tasks[task_count].low = low;
-        tasks[task_count].high = high;
-        task_count++;
+    uintptr_t address = (uintptr_t)place;
+    for (size_t i = 0; i < range_count; i++) {
+        if (ranges[i].whose == whose && address >= ranges[i].low &&
+            address < ranges[i].high) {
+            return 1;
+        }
     }
+    return 0;
 }
 
 void
@@ -135,53 +124,19 @@ python_is_nearer(int i)
     uintptr_t evaluation = innermost_evaluation();
     return evaluation != 0 && evaluation < stack_ends[i];
 }
-
-void
-failalloc_add_python(uintptr_t low, uintptr_t high)
-{
-    (void)low; /* not needed */
-    (void)high;
-}
 #else
-/* What runs Python code, which dladdr() does not know all of. */
-enum { PYTHON_MAX = 8 };
-
-static struct {
-    uintptr_t low, high;
-} python[PYTHON_MAX];
-static size_t python_count;
-
-void
-failalloc_add_python(uintptr_t low, uintptr_t high)
-{
-    if (python_count < PYTHON_MAX) {
-        python[python_count].low = low;
-        python[python_count].high = high;
-        python_count++;
-    }
-}
-
+/* dladdr() does not know all of what runs Python code. */
 static int
 python_is_nearer(int i)
 {
-    uintptr_t address = (uintptr_t)stack[i];
-    for (size_t k = 0; k < python_count; k++) {
-        if (address >= python[k].low && address < python[k].high) {
-            return 1;
-        }
+    if (is_code(OF_PYTHON, stack[i])) {
+        return 1;
     }
     Dl_info info;
     return dladdr(stack[i], &info) != 0 && info.dli_sname != NULL &&
            strcmp(info.dli_sname, "_PyEval_EvalFrameDefault") == 0;
 }
 #endif
-
-static int
-is_of_core(int i)
-{
-    uintptr_t address = (uintptr_t)stack[i];
-    return address >= core_low && address < core_high;
-}
 
 /* Who asked, itself or through the interpreter's C functions: the core, another extension
  * module, or Python code. That is whose frame is the nearest, from `first` on. *place is
@@ -195,7 +150,7 @@ owner_from(int first, int *place)
         if (python_is_nearer(i)) {
             return OWNER_PYTHON;
         }
-        if (is_of_core(i)) {
+        if (is_code(OF_CORE, stack[i])) {
             return OWNER_CORE;
         }
         if (dladdr(stack[i], &info) == 0) {
@@ -214,28 +169,15 @@ owner_from(int first, int *place)
     return OWNER_NOBODY;
 }
 
-/* Whether C code of asyncio's tasks and futures, which is part of the interpreter, is on
- * the stack below all Python code. */
-static int
-is_of_tasks_inside(void)
-{
-    for (int i = 0; i < stack_size && !python_is_nearer(i); i++) {
-        uintptr_t address = (uintptr_t)stack[i];
-        for (size_t k = 0; k < task_count; k++) {
-            if (address >= tasks[k].low && address < tasks[k].high) {
-                return 1;
-            }
-        }
-    }
-    return 0;
-}
-
-/* Whether the core was called by the C code of asyncio's tasks and futures. */
+/* Whether the core was called by the C code of asyncio's tasks and futures; where that is
+ * part of the interpreter, whether it is on the stack below all Python code. */
 static int
 is_of_task(void)
 {
-    if (task_count > 0) {
-        return is_of_tasks_inside();
+    for (int i = 0; i < stack_size && !python_is_nearer(i); i++) {
+        if (is_code(OF_TASKS, stack[i])) {
+            return 1;
+        }
     }
     Dl_info info;
     long owner;
@@ -281,22 +223,11 @@ owner_fails(void)
     return 0;
 }
 
-static int
-from_us(uintptr_t caller)
-{
-    for (size_t i = 0; i < range_count; i++) {
-        if (caller >= ranges[i].low && caller < ranges[i].high) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
 /* Whether the allocation that caller asks for is one that fails. */
 static int
 fails(void *caller)
 {
-    if (failalloc_control[COUNTDOWN] == 0 || !from_us((uintptr_t)caller) ||
+    if (failalloc_control[COUNTDOWN] == 0 || !is_code(OF_ANY, caller) ||
         !pthread_equal(armed_thread, pthread_self())) {
         return 0;
     }

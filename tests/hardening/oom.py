@@ -61,14 +61,17 @@ class FailingAllocations(Hooks):
     def __init__(self):
         library = ctypes.CDLL(None)
         library.failalloc_use_this_thread()
-        for low, high in shims.code_of_python():
-            library.failalloc_add_range(ctypes.c_size_t(low), ctypes.c_size_t(high))
-        for low, high in shims.code_of_core():
-            library.failalloc_set_core(ctypes.c_size_t(low), ctypes.c_size_t(high))
-        for low, high in shims.code_of_evaluation():
-            library.failalloc_add_python(ctypes.c_size_t(low), ctypes.c_size_t(high))
-        for low, high in shims.code_of_tasks():
-            library.failalloc_add_tasks(ctypes.c_size_t(low), ctypes.c_size_t(high))
+        places = (  # in the order of failalloc.c's OF_*
+            shims.code_of_python(),
+            shims.code_of_core(),
+            shims.code_of_evaluation(),
+            shims.code_of_tasks(),
+        )
+        for whose, ranges in enumerate(places):
+            for low, high in ranges:
+                library.failalloc_add_range(
+                    whose, ctypes.c_size_t(low), ctypes.c_size_t(high)
+                )
         self.unused = 0
         self.control = shims.control("failalloc_control", OF_TASK + 1)
         self.number = 0
