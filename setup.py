@@ -40,6 +40,7 @@ SOURCES = (
     "csrc/loop/fdmethods.c",
     "csrc/loop/run.c",
     "csrc/loop/handle.c",
+    "csrc/loop/handle_type.c",
     "csrc/loop/libuv.c",
     "csrc/loop/timers.c",
     "csrc/loop/threadsafe.c",

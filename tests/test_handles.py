@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import functools
 import gc
+import itertools
 import sys
 import unittest.mock
 import weakref
@@ -524,6 +525,44 @@ def test_a_cycle_through_the_base_class_slots_is_collected(loop_kind):
     del node, loop, handle
     gc.collect()
     assert [watch() for watch in watches] == [None] * len(watches)
+
+
+@ALL
+def test_a_handle_made_of_a_spent_one_knows_nothing_of_it(loop, make):
+    """pyloop uses spent handles again: cancelled ones, those of debug mode, any."""
+    for debug, cancelled, arguments in itertools.product(
+        (False, True), (False, True), ((), (1, 2), (1, 2, 3, 4))
+    ):
+        loop.set_debug(debug)
+        handle = make(loop, target, *arguments)
+        watch = weakref.ref(handle)
+        if cancelled:
+            handle.cancel()
+        handle._source_traceback = [("place", 1, "name", "line")]
+        handle.cancel()
+        del handle, watch
+        run_once(loop)
+        loop.set_debug(False)
+        fresh = make(loop, target, "new")
+        assert (fresh._args, fresh._callback) == (("new",), target)
+        assert not fresh.cancelled() and not fresh._source_traceback
+        assert repr(fresh) == oracle_repr(fresh)
+        assert not isinstance(fresh, asyncio.TimerHandle) or fresh._scheduled
+        fresh.cancel()
+        run_once(loop)
+
+
+@pytest.mark.pyloop_only
+@pytest.mark.skipif(support.FREE_THREADED, reason="free-threaded builds keep no spares")
+@pytest.mark.parametrize("make", [soon, later, at])
+def test_spent_handles_are_used_again(loop, make):
+    """The collector is not asked to count them: programs make and cancel many."""
+    handle = make(loop, target)
+    run_once(loop)
+    handle.cancel()
+    before = id(handle)
+    del handle
+    assert id(make(loop, target)) == before
 
 
 def test_many_handles_kept_and_dropped_in_any_order(loop):

@@ -20,7 +20,7 @@ enum {
 struct HandleObject {
     PyObject_HEAD
     PyObject *inherited[HANDLE_INHERITED];
-    LoopObject *loop;    /* strong; on the free list: the next free handle */
+    LoopObject *loop;    /* strong; of a spare: the next spare */
     PyObject *context;   /* strong */
     PyObject *callback;  /* strong, NULL after cancel() */
     PyObject *traceback; /* source_traceback, strong, NULL without debug mode */
@@ -68,7 +68,16 @@ int handle_run(HandleObject *self);
 
 void handle_cancel(HandleObject *self);
 
-/* Frees the loop's free list. */
+/* For the types (handle_type.c). */
+void handle_drop_call(HandleObject *self); /* the callback and its arguments */
+int handle_traverse(PyObject *op, visitproc visit, void *arg);
+int handle_clear(PyObject *op);
+void handle_dealloc(PyObject *op);
+int timerhandle_traverse(PyObject *op, visitproc visit, void *arg);
+int timerhandle_clear(PyObject *op);
+void timerhandle_dealloc(PyObject *op);
+
+/* Frees the loop's spares. */
 void handle_free_spares(LoopObject *loop);
 
 /* Puts handle (stealing it) at the end of the ready queue. 0, or -1 with MemoryError. */

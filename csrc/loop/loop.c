@@ -310,8 +310,11 @@ loop_traverse(PyObject *op, visitproc visit, void *arg)
     for (size_t i = 0; i < self->timers.count; i++) {
         Py_VISIT((PyObject *)timerhandle_from_node(self->timers.items[i].node));
     }
-    for (unsigned int i = 0; i < self->free_count; i++) {
+    for (unsigned int i = 0; i < self->spare_handles.count; i++) {
         Py_VISIT((PyObject *)self->state->HandleType); /* a spare keeps its type */
+    }
+    for (unsigned int i = 0; i < self->spare_timers.count; i++) {
+        Py_VISIT((PyObject *)self->state->TimerHandleType);
     }
     return fds_visit(&self->fds, visit, arg);
 }

@@ -47,6 +47,12 @@ typedef struct CoroObject CoroObject;
 typedef struct DatagramSpares DatagramSpares;
 typedef struct Outbox Outbox;
 
+/* Spent handles of one type: linked through ->loop; untracked, refcount 0. */
+typedef struct {
+    HandleObject *first;
+    unsigned int count;
+} HandleSpares;
+
 struct LoopObject {
     PyObject_HEAD
     PyObject *module;   /* strong; visited; dropped only in dealloc (it owns *state) */
@@ -90,9 +96,9 @@ struct LoopObject {
     Ring inbox;         /* handle words, each owning a reference; under inbox_lock */
     bool inbox_waiting; /* inbox may be non-empty: read without the lock as a hint */
 
-    HandleObject *free_handles; /* linked through ->loop; untracked, refcount 0 */
-    unsigned int free_count;
-    CoroObject *free_coros; /* the same, of AccelCoro */
+    HandleSpares spare_handles;
+    HandleSpares spare_timers;
+    CoroObject *free_coros; /* as HandleSpares, of AccelCoro */
     unsigned int free_coro_count;
 
     /* Writes that transports hold back for a moment (outbox.h). */
