@@ -25,6 +25,7 @@ from setuptools.errors import LinkError
 
 SOURCES = (
     "csrc/module.c",
+    "csrc/base/build.c",
     "csrc/base/state.c",
     "csrc/base/watched.c",
     "csrc/base/errors.c",
@@ -171,6 +172,7 @@ def configure(extension):
     if sanitizers := os.environ.get("PYLOOP_SANITIZE"):
         flag = f"-fsanitize={sanitizers}"
         compile_args += [flag, "-fno-omit-frame-pointer", "-g"]
+        compile_args.append(f'-DPYLOOP_SANITIZERS="{sanitizers}"')
         link_args.append(flag)
 
     # System headers, so that the warnings are about our code only.

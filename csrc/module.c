@@ -2,6 +2,7 @@
 #include "base/compat.h"
 
 #include "accel/accel.h"
+#include "base/build.h"
 #include "base/errors.h"
 #include "base/forks.h"
 #include "base/lock.h"
@@ -88,6 +89,10 @@ static PyMethodDef module_methods[] = {
     {"debug_stats", module_debug_stats, METH_NOARGS,
      "debug_stats()\n--\n\n"
      "Return how many objects of each kind are alive, as a dict; for leak tests."},
+    {"build_facts", build_facts, METH_NOARGS,
+     "build_facts()\n--\n\n"
+     "Return what the extension was built with, as a dict: compiler, libuv and "
+     "sanitizers (str), asserts (bool)."},
     {"own_methods", methods_own_all, METH_VARARGS,
      "own_methods(cls, names, /)\n--\n\n"
      "Give cls, a subclass of Loop, its own descriptors of the named methods of "

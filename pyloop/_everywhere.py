@@ -1,0 +1,77 @@
+"""Make every loop of a process one of pyloop's, whoever makes it and however.
+
+For ``python -m pyloop``. pyloop.install() does what a library may do, which is to set a
+policy; a program that sets another policy, or calls a loop's class, gets by it. Here
+the classes themselves are changed, so the program sees the policy and the names that it
+expects.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import sys
+from asyncio import unix_events
+from typing import TYPE_CHECKING, Any
+
+from pyloop._loop import Loop
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+__all__ = ["take_over"]
+
+# Also asyncio.SelectorEventLoop, asyncio.EventLoop (3.13) and what policies call.
+_AsyncioLoop: Any = unix_events._UnixSelectorEventLoop
+
+
+def take_over() -> None:
+    """Make asyncio's own loop class, and uvloop's once imported, give pyloop's loops.
+
+    Subclasses of asyncio's class stay what they are: their methods are written against
+    its attributes. So does a loop that is given a selector of the caller's choice.
+    """
+    _AsyncioLoop.__new__ = staticmethod(_new)
+    if "uvloop" in sys.modules:
+        _take_over_uvloop(sys.modules["uvloop"])
+    else:
+        sys.meta_path.insert(0, _UvloopFinder())
+
+
+def _new(cls: type, selector: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """What asyncio's class makes. Of another type than cls, it is not initialised."""
+    if cls is _AsyncioLoop and selector is None:
+        return Loop()
+    return object.__new__(cls)
+
+
+def _take_over_uvloop(module: ModuleType) -> None:
+    """Change what uvloop makes: all its functions look its class up by this name."""
+    module.Loop = Loop  # type: ignore[attr-defined]
+
+
+class _UvloopFinder(importlib.abc.MetaPathFinder):
+    """Waits for the program to import uvloop, without importing it itself."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        if fullname != "uvloop":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            _take_over_uvloop(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
