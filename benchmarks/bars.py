@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import loops
@@ -138,9 +137,9 @@ def everywhere(results: list[Result]) -> list[Bar]:
     ]
 
 
-def chosen(results: list[Result]) -> list[Bar]:
-    """The bars of this Python."""
-    if sys.version_info >= (3, 14):
+def chosen(results: list[Result], python: str) -> list[Bar]:
+    """The bars of that Python, as in "3.14.2"."""
+    if tuple(map(int, python.split(".")[:2])) >= (3, 14):
         return [*PROMISES, *GOALS]
     return [*PROMISES, *everywhere(results)]
 
@@ -152,21 +151,35 @@ def applies(bar: Bar, measured: dict[str, Result]) -> bool:
     return row is not None and other is not None and bar.subject in row.samples
 
 
-def print_bars(results: list[Result]) -> bool:
-    """Each bar of a row that was measured, met or not; False if one is not met."""
+@dataclass(frozen=True)
+class Verdict:
+    """One bar of a row that was measured."""
+
+    title: str
+    bar: Bar
+    figure: str
+    met: bool
+
+
+def judge(results: list[Result], python: str) -> list[Verdict]:
+    """Each bar of that Python whose row was measured; those that are missed first."""
     measured = {r.key: r for r in with_parts(results) if r.unit != "instructions"}
-    good = True
-    lines = []
-    for bar in chosen([r for r in results if r.key in measured]):
-        if not applies(bar, measured):
-            continue
-        value = bar.value(measured)
-        met = value is not None and bar.met(value)
-        verdict = "not measured" if value is None else f"{value:.3g}"
-        good = good and met
-        title = measured[bar.key].title
-        lines.append(f"  {'pass' if met else 'FAIL'} {verdict:<13} {bar!s:<28} {title}")
-    if lines:
+    verdicts = []
+    for bar in chosen([r for r in results if r.key in measured], python):
+        if applies(bar, measured):
+            value = bar.value(measured)
+            met = value is not None and bar.met(value)
+            figure = "not measured" if value is None else f"{value:.3g}"
+            verdicts.append(Verdict(measured[bar.key].title, bar, figure, met))
+    return sorted(verdicts, key=lambda verdict: verdict.met)
+
+
+def print_bars(results: list[Result], python: str) -> bool:
+    """Each bar of a row that was measured, met or not; False if one is not met."""
+    verdicts = judge(results, python)
+    if verdicts:
         print(f"\nbars of {SUBJECT}:")
-        print("\n".join(lines))
-    return good
+    for verdict in verdicts:
+        word = "pass" if verdict.met else "FAIL"
+        print(f"  {word} {verdict.figure:<13} {verdict.bar!s:<28} {verdict.title}")
+    return all(verdict.met for verdict in verdicts)

@@ -256,7 +256,7 @@ def main() -> int:
     results.print_table(run.results, names)
     for note in sorted(measurements.notes):
         print(f"\n{note}")
-    good = bars.print_bars(run.results)
+    good = bars.print_bars(run.results, str(run.machine["python"]))
     if args.json:
         run.write(args.json)
     if args.plots:

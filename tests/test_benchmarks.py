@@ -125,6 +125,30 @@ def test_bars(bar, samples, unit, met):
     assert evaluate(program) is met
 
 
+def test_a_page_has_the_missed_bars_first(tmp_path):
+    """And a bar belongs to the Python that was measured, whichever reads the file."""
+    samples = {"uvloop": [{"figure": 10.0}], "pyloop": [{"figure": 15.0}]}
+    rows = [
+        {"key": "call_soon_one", "title": "ticks", "unit": "ops/s", "samples": samples},
+        {"key": "aiohttp", "title": "web", "unit": "us CPU", "samples": samples},
+    ]
+    machine = {"python": "3.14.2", "cpu": "a processor", "cores": 2, "system": "Linux"}
+    versions = {"uvloop": "1", "pyloop": "2"}
+    kept = tmp_path / "3.14.json"
+    kept.write_text(json.dumps({"machine": machine, "loops": versions, "rows": rows}))
+    page = run("tables.py", kept).splitlines()
+    assert page[0] == "# Measured on Python 3.14.2"
+    places = [
+        page.index("## Bars that are missed"),
+        page.index("| web | 1.5 | <= 0.8x uvloop |"),
+        page.index("## Every row"),
+        page.index("## Bars that are met"),
+        page.index("| ticks | 1.5 | >= 1x the best peer |"),
+    ]
+    assert places == sorted(places)
+    assert "| ticks                                  | 10     | 15 1.50x |" in page
+
+
 def test_a_summary_of_strace_is_added_up():
     summary = (
         "% time     seconds  usecs/call     calls    errors syscall\n"
