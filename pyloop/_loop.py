@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import warnings
+import weakref
 from asyncio import base_events, format_helpers, selector_events, sslproto, unix_events
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from pyloop import _core, _forks
 from pyloop._queues import Ready, Selector
 from pyloop._sendfile import SendfileMethods
 from pyloop._subprocess import Child, SubprocessMethods
+from pyloop._transports import TransportMethods
 
 if TYPE_CHECKING:
     import ssl
@@ -47,7 +49,13 @@ _FORMAT_TAKES_DEBUG = (
 )
 
 
-class Loop(_core.Loop, SendfileMethods, SubprocessMethods, asyncio.BaseEventLoop):
+class Loop(
+    _core.Loop,
+    SendfileMethods,
+    SubprocessMethods,
+    TransportMethods,
+    asyncio.BaseEventLoop,
+):
     """An asyncio event loop on pyloop's C core.
 
     Takes no arguments. Raises OSError when the system refuses the loop's descriptors,
@@ -80,6 +88,7 @@ class Loop(_core.Loop, SendfileMethods, SubprocessMethods, asyncio.BaseEventLoop
         self._signal_handlers: dict[int, asyncio.Handle] = {}
         self._unix_server_sockets = {}
         self._children: set[Child] = set()
+        self._seldom_used = weakref.WeakSet()
         _forks.loops.add(self)
 
     # -- what asyncio's iteration is made of: for code that iterates by itself -------
@@ -197,6 +206,16 @@ class Loop(_core.Loop, SendfileMethods, SubprocessMethods, asyncio.BaseEventLoop
     if not TYPE_CHECKING:  # as above
         create_unix_connection = _UnixLoop.create_unix_connection
         create_unix_server = _UnixLoop.create_unix_server
+
+    def _make_read_pipe_transport(self, *args: Any, **kwargs: Any) -> Any:
+        transport = super()._make_read_pipe_transport(*args, **kwargs)
+        self._seldom_used.add(transport)
+        return transport
+
+    def _make_write_pipe_transport(self, *args: Any, **kwargs: Any) -> Any:
+        transport = super()._make_write_pipe_transport(*args, **kwargs)
+        self._seldom_used.add(transport)
+        return transport
 
     def _make_ssl_transport(
         self,

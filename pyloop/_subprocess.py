@@ -15,10 +15,13 @@ import functools
 import itertools
 import os
 import signal
+import sys
 import threading
-from asyncio import unix_events
+from asyncio import format_helpers, unix_events
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
+
+from pyloop._transports import created_at
 
 if TYPE_CHECKING:
     import subprocess
@@ -36,6 +39,8 @@ _thread_numbers = itertools.count(1)
 class SubprocessTransport(_UnixSubprocessTransport):  # type: ignore[misc]
     """The transport of a child process; an asyncio.SubprocessTransport."""
 
+    _source_traceback: Any = None  # in debug mode where it was made
+
     def _connect_pipes(self, waiter: Connected) -> Connecting:
         """What asyncio makes a task of, as this is constructed."""
         return Connecting(super()._connect_pipes(waiter), waiter)
@@ -51,6 +56,10 @@ class SubprocessTransport(_UnixSubprocessTransport):  # type: ignore[misc]
             if self._proc is not None:
                 self.kill()
             raise
+
+    def __repr__(self) -> str:
+        place = created_at(self) if self._source_traceback is not None else ""
+        return f"{super().__repr__().removesuffix('>')}{place}>"
 
     def send_signal(self, signal: int) -> None:
         """Send a signal, unless the child has ended.
@@ -270,6 +279,9 @@ class SubprocessMethods:
             extra=extra,
             **kwargs,
         )
+        self._seldom_used.add(transport)
+        if self._debug:
+            transport._source_traceback = format_helpers.extract_stack(sys._getframe())
         child = Child(self, transport, exited)
         try:
             child.watch()

@@ -52,10 +52,12 @@ def test_the_public_names(pyloop):
     assert set(pyloop.__all__) == {
         "EventLoopPolicy",
         "Loop",
+        "OpenTransport",
         "__version__",
         "install",
         "libuv_version",
         "new_event_loop",
+        "open_transports",
         "run",
     }
     for name in pyloop.__all__:

@@ -28,6 +28,7 @@
 /* Member definitions were renamed in 3.12; T_* stay, with another header. */
 #if PY_VERSION_HEX < 0x030C0000
 #define Py_T_PYSSIZET T_PYSSIZET
+#define Py_T_OBJECT_EX T_OBJECT_EX
 #define Py_READONLY READONLY
 #endif
 

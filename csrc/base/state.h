@@ -77,6 +77,7 @@
     X(cr_await)                                                                        \
     X(create_connection)                                                               \
     X(_create_connection_transport)                                                    \
+    X(_created_at)                                                                     \
     X(create_future)                                                                   \
     X(create_task)                                                                     \
     X(data_received)                                                                   \
@@ -170,6 +171,7 @@
     X(socket)                                                                          \
     X(sockname)                                                                        \
     X(source_traceback)                                                                \
+    X(_source_traceback)                                                               \
     X(_ssl_protocol)                                                                   \
     X(_ssl_reading_paused)                                                             \
     X(_ssl_writing_paused)                                                             \

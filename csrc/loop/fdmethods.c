@@ -233,3 +233,27 @@ fd_ensure_no_transport(PyObject *op, PyObject *fileobj)
     }
     Py_RETURN_NONE;
 }
+
+/* Appends what is there. 0, or -1. */
+static int
+users_add(PyObject *users, PyObject *user)
+{
+    return user != NULL ? PyList_Append(users, user) : 0;
+}
+
+/* One that waits for both directions of its descriptor comes twice, or three times. */
+PyObject *
+fd_users(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *self = (LoopObject *)op;
+    PyObject *users = PyList_New(0);
+    for (size_t fd = 0; users != NULL && fd < self->fds.capacity; fd++) {
+        FdEntry *entry = &self->fds.entries[fd];
+        if (users_add(users, entry->transport) < 0 ||
+            users_add(users, entry->slots[0].owner) < 0 ||
+            users_add(users, entry->slots[1].owner) < 0) {
+            Py_CLEAR(users);
+        }
+    }
+    return users;
+}

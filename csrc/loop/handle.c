@@ -77,8 +77,7 @@ handle_end(HandleObject *self, PyTypeObject *type)
     Py_DECREF(loop); /* last: it may free the spares, this one included */
 }
 
-/* The caller's Python stack, as asyncio.Handle records it in debug mode. */
-static PyObject *
+PyObject *
 handle_extract_stack(LoopObject *loop)
 {
     PyObject *frame = (PyObject *)PyEval_GetFrame(); /* borrowed; NULL outside Python */

@@ -98,4 +98,7 @@ handle_check(PyloopState *state, PyObject *object)
            Py_IS_TYPE(object, state->TimerHandleType);
 }
 
+/* The caller's Python stack, as asyncio.Handle records it in debug mode. New reference. */
+PyObject *handle_extract_stack(LoopObject *loop);
+
 #endif

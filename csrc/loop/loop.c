@@ -647,6 +647,7 @@ LOCKED_KEYWORDS(fd_private_add_writer)
 LOCKED_O(fd_private_remove_reader)
 LOCKED_O(fd_private_remove_writer)
 LOCKED_O(fd_ensure_no_transport)
+LOCKED_NOARGS(fd_users)
 LOCKED_KEYWORDS(socket_make_transport)
 LOCKED_KEYWORDS(pipe_make_reader)
 LOCKED_KEYWORDS(pipe_make_writer)
@@ -748,6 +749,9 @@ static PyMethodDef loop_methods[] = {
     {"_remove_reader", LOCKED(fd_private_remove_reader), METH_O, NULL},
     {"_remove_writer", LOCKED(fd_private_remove_writer), METH_O, NULL},
     {"_ensure_fd_no_transport", LOCKED(fd_ensure_no_transport), METH_O, NULL},
+    {"_users", LOCKED(fd_users), METH_NOARGS,
+     "_users($self)\n--\n\n"
+     "The transports of descriptors, and what waits for descriptors, as a list."},
     {"sock_recv", FASTCALL(sockop_recv), KEYWORDS,
      "sock_recv($self, sock, n)\n--\n\n"
      "Coroutine: receive up to n bytes. As asyncio's loop.sock_recv()."},

@@ -150,6 +150,14 @@ loop_overrides(const LoopObject *self)
  * 0, or -1 with an exception that must leave run: SystemExit and KeyboardInterrupt are
  * not reported, and the handler may raise. */
 int loop_report(LoopObject *self, const char *message, ...);
+/* In debug mode: notes in *dict, an instance's (made if NULL), as _source_traceback where
+ * in the program the instance is made. 0, or -1. */
+int loop_note_origin(LoopObject *self, PyObject **dict);
+/* repr, "<...>", of a transport with that instance dict (or NULL); with where it was made
+ * before the ">" if that was noted. Steals repr, which may be NULL. New reference, or
+ * NULL. */
+PyObject *loop_repr_of_steal(LoopObject *self, PyObject *transport, PyObject *dict,
+                             PyObject *repr);
 
 /* run.c */
 static inline uint64_t
@@ -221,6 +229,7 @@ PyObject *fd_private_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t 
 PyObject *fd_private_remove_reader(PyObject *op, PyObject *fileobj);
 PyObject *fd_private_remove_writer(PyObject *op, PyObject *fileobj);
 PyObject *fd_ensure_no_transport(PyObject *op, PyObject *fileobj);
+PyObject *fd_users(PyObject *op, PyObject *ignored);
 int fd_check_no_transport(LoopObject *self, int fd, PyObject *fileobj);
 
 /* sockops.c */

@@ -1,8 +1,10 @@
-/* report.c - the one place that tells the loop's exception handler of an error. */
+/* report.c - the one place that tells the loop's exception handler of an error, and what
+ * debug mode notes for such reports. */
 #include "loop/loop.h"
 
 #include "base/call.h"
 #include "base/errors.h"
+#include "loop/handle.h"
 
 #include <stdarg.h>
 
@@ -52,4 +54,41 @@ loop_report(LoopObject *self, const char *message, ...)
     Py_XDECREF(context);
     Py_XDECREF(handled);
     return handled != NULL ? 0 : -1;
+}
+
+int
+loop_note_origin(LoopObject *self, PyObject **dict)
+{
+    if (!self->debug) {
+        return 0;
+    }
+    PyObject *traceback = handle_extract_stack(self);
+    if (traceback != NULL && *dict == NULL) {
+        *dict = PyDict_New();
+    }
+    int rc = traceback != NULL && *dict != NULL
+                 ? PyDict_SetItem(*dict, self->state->str__source_traceback, traceback)
+                 : -1;
+    Py_XDECREF(traceback);
+    return rc;
+}
+
+PyObject *
+loop_repr_of_steal(LoopObject *self, PyObject *transport, PyObject *dict,
+                   PyObject *repr)
+{
+    if (repr == NULL || dict == NULL ||
+        PyDict_GetItemWithError(dict, self->state->str__source_traceback) == NULL) {
+        return repr;
+    }
+    PyObject *place =
+        call_method1((PyObject *)self, self->state->str__created_at, transport);
+    PyObject *most = PyUnicode_Substring(repr, 0, PyUnicode_GET_LENGTH(repr) - 1);
+    PyObject *whole = place != NULL && most != NULL
+                          ? PyUnicode_FromFormat("%U%S>", most, place)
+                          : NULL;
+    Py_XDECREF(place);
+    Py_XDECREF(most);
+    Py_DECREF(repr);
+    return whole;
 }

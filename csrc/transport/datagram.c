@@ -99,6 +99,7 @@ datagram_new(LoopObject *loop, int fd, PyObject *sock, PyObject *protocol,
     if (self->extra == NULL || sockets_kind(loop->state, sock, &self->kind) < 0 ||
         datagram_set_address(self, address) < 0 ||
         datagram_fill_extra(self, sock) < 0 ||
+        loop_note_origin(loop, &self->dict) < 0 ||
         fds_set_transport(loop, fd, (PyObject *)self) < 0) {
         goto error;
     }
@@ -518,7 +519,7 @@ datagram_get_extra_info(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 }
 
 static PyObject *
-datagram_repr(PyObject *op)
+datagram_describe(PyObject *op)
 {
     DatagramObject *self = (DatagramObject *)op;
     const char *phase = self->phase == DATAGRAM_CLOSED    ? " closed"
@@ -533,6 +534,13 @@ datagram_repr(PyObject *op)
         entry != NULL && entry->slots[0].owner == op ? "polling" : "idle",
         entry != NULL && entry->slots[1].owner == op ? "polling" : "idle",
         self->queue_bytes);
+}
+
+static PyObject *
+datagram_repr(PyObject *op)
+{
+    DatagramObject *self = (DatagramObject *)op;
+    return loop_repr_of_steal(self->loop, op, self->dict, datagram_describe(op));
 }
 
 /* ---- attributes that asyncio's helpers and libraries read ------------------------- */

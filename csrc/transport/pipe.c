@@ -278,7 +278,7 @@ pipe_repr_begin(StreamObject *self, const char *name)
 }
 
 static PyObject *
-pipe_reader_repr(PyObject *op)
+pipe_reader_describe(PyObject *op)
 {
     StreamObject *self = (StreamObject *)op;
     PyObject *begin = pipe_repr_begin(self, "ReadPipeTransport");
@@ -295,7 +295,14 @@ pipe_reader_repr(PyObject *op)
 }
 
 static PyObject *
-pipe_writer_repr(PyObject *op)
+pipe_reader_repr(PyObject *op)
+{
+    StreamObject *self = (StreamObject *)op;
+    return loop_repr_of_steal(self->loop, op, self->dict, pipe_reader_describe(op));
+}
+
+static PyObject *
+pipe_writer_describe(PyObject *op)
 {
     StreamObject *self = (StreamObject *)op;
     PyObject *begin = pipe_repr_begin(self, "WritePipeTransport");
@@ -314,6 +321,13 @@ pipe_writer_repr(PyObject *op)
     }
     Py_DECREF(begin);
     return repr;
+}
+
+static PyObject *
+pipe_writer_repr(PyObject *op)
+{
+    StreamObject *self = (StreamObject *)op;
+    return loop_repr_of_steal(self->loop, op, self->dict, pipe_writer_describe(op));
 }
 
 /* ---- attributes -------------------------------------------------------------------- */

@@ -34,6 +34,7 @@ typedef struct {
     /* strong or NULL: the arguments of _start_serving, for the calls that pass them on */
     PyObject *args[ARG_COUNT];
     PyObject *context; /* strong: a connection's context is a copy of it */
+    PyObject *dict;    /* strong or NULL: where it was made (loop_note_origin) */
     int fd;
     SocketKind kind;
     long backlog;
@@ -296,6 +297,23 @@ listener_resume(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 /* ---- starting and stopping --------------------------------------------------------- */
 
+/* In debug mode, where the server was made: of it, and of its connections. 0, or -1. */
+static int
+listener_note_origin(ListenerObject *self)
+{
+    PyObject *name = self->loop->state->str__source_traceback;
+    if (loop_note_origin(self->loop, &self->dict) < 0) {
+        return -1;
+    }
+    PyObject *traceback =
+        self->dict != NULL ? PyDict_GetItemWithError(self->dict, name) : NULL;
+    if (traceback != NULL && listener_has(self, ARG_SERVER) &&
+        PyObject_SetAttr(self->args[ARG_SERVER], name, traceback) < 0) {
+        PyErr_Clear(); /* somebody's own class: its connections say less */
+    }
+    return 0;
+}
+
 static int
 listener_setup(ListenerObject *self, PyObject **given)
 {
@@ -321,7 +339,7 @@ listener_setup(ListenerObject *self, PyObject **given)
     }
     self->context = listener_has(self, ARG_CONTEXT) ? Py_NewRef(given[ARG_CONTEXT])
                                                     : PyContext_CopyCurrent();
-    return self->context != NULL ? 0 : -1;
+    return self->context != NULL ? listener_note_origin(self) : -1;
 }
 
 PyObject *
@@ -393,6 +411,7 @@ listener_traverse(PyObject *op, visitproc visit, void *arg)
         Py_VISIT(self->args[i]);
     }
     Py_VISIT(self->context);
+    Py_VISIT(self->dict);
     return 0;
 }
 
@@ -406,6 +425,7 @@ listener_clear(PyObject *op)
         Py_CLEAR(self->args[i]);
     }
     Py_CLEAR(self->context);
+    Py_CLEAR(self->dict);
     return 0;
 }
 
@@ -432,9 +452,21 @@ static PyMethodDef listener_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+#define MEMBER(name, field)                                                            \
+    {name, Py_T_OBJECT_EX, offsetof(ListenerObject, field), Py_READONLY, NULL}
+
+static PyMemberDef listener_members[] = {
+    MEMBER("_sock", args[ARG_SOCK]),
+    MEMBER("_server", args[ARG_SERVER]),
+    {"__dictoffset__", Py_T_PYSSIZET, offsetof(ListenerObject, dict), Py_READONLY,
+     NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot listener_slots[] = {
     {Py_tp_doc, "What accepts connections for one listening socket."},
     {Py_tp_methods, listener_methods},
+    {Py_tp_members, listener_members},
     {Py_tp_traverse, listener_traverse},
     {Py_tp_clear, listener_clear},
     {Py_tp_dealloc, listener_dealloc},

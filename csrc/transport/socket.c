@@ -235,7 +235,7 @@ socket_force_close(PyObject *op, PyObject *exc)
 }
 
 static PyObject *
-socket_repr(PyObject *op)
+socket_describe(PyObject *op)
 {
     StreamObject *self = (StreamObject *)op;
     if (self->phase == STREAM_CLOSED || self->loop->phase != LOOP_OPEN) {
@@ -250,6 +250,13 @@ socket_repr(PyObject *op)
         self->phase == STREAM_CLOSING ? " closing" : "", self->fd,
         stream_waits_for(self, FD_READ) ? "polling" : "idle",
         stream_waits_for(self, FD_WRITE) ? "polling" : "idle", self->queue_bytes);
+}
+
+static PyObject *
+socket_repr(PyObject *op)
+{
+    StreamObject *self = (StreamObject *)op;
+    return loop_repr_of_steal(self->loop, op, self->dict, socket_describe(op));
 }
 
 static PyObject *

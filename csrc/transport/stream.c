@@ -74,7 +74,8 @@ stream_alloc(LoopObject *loop, PyTypeObject *type, const StreamOps *ops,
     self->max_size = FLOW_MAX_SIZE;
     self->context = PyContext_CopyCurrent();
     self->extra = extra != NULL && extra != Py_None ? PyDict_Copy(extra) : NULL;
-    if (self->context == NULL || PyErr_Occurred()) {
+    if (self->context == NULL || PyErr_Occurred() ||
+        loop_note_origin(loop, &self->dict) < 0) {
         Py_DECREF(self);
         return NULL;
     }

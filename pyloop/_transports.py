@@ -1,0 +1,200 @@
+"""What a loop has open, and where in the program it was made."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import socket
+import weakref
+from asyncio import base_subprocess, sslproto
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pyloop import _core, _forks
+
+if TYPE_CHECKING:
+    from traceback import FrameSummary, StackSummary
+
+__all__ = ["OpenTransport", "TransportMethods", "created_at", "open_transports"]
+
+# Frames of these folders are nobody's fault.
+_LIBRARIES = tuple(
+    os.path.join(os.path.dirname(os.path.abspath(module.__file__ or "")), "")
+    for module in (asyncio, _core)
+)
+
+_KINDS = {
+    socket.AF_INET: "TCP",
+    socket.AF_INET6: "TCP",
+    getattr(socket, "AF_UNIX", -1): "Unix",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenTransport:
+    """One thing that a loop has open. ``str()`` of it is a line for people.
+
+    kind: "TCP", "Unix", "socket" (of another family), "TLS", "UDP", "Unix datagram",
+    "datagram", "read pipe", "write pipe", "subprocess" or "server".
+    transport: the transport; of a server the asyncio.Server.
+    fd: the descriptor, -1 of a subprocess.
+    address, peer: what get_extra_info() has as sockname and peername, None without;
+    of a subprocess peer is its process id.
+    traceback: debug mode's stack of where it was made, innermost frame last; of a
+    connection that a server accepted, and of a child's pipe, where the server or the
+    child was made. None if debug mode was off then.
+    """
+
+    kind: str
+    transport: Any
+    fd: int
+    address: Any
+    peer: Any
+    traceback: StackSummary | None
+
+    @property
+    def created_at(self) -> FrameSummary | None:
+        """The innermost frame of traceback that is not asyncio's or pyloop's."""
+        frame: FrameSummary | None = _own_frame(self.traceback)
+        return frame
+
+    def __str__(self) -> str:
+        parts = [self.kind]
+        if self.kind == "subprocess":
+            parts.append(f"pid={self.peer}")
+        else:
+            parts.append(f"fd={self.fd}")
+            if self.address:
+                parts.append(_address(self.address))
+            if self.peer:
+                parts.append(f"-> {_address(self.peer)}")
+        return " ".join(parts) + _place(self.traceback)
+
+
+def open_transports(loop: asyncio.AbstractEventLoop | None = None) -> list[Any]:
+    """Return an OpenTransport for each transport and server that a loop has open.
+
+    loop: a pyloop.Loop; None for all open loops of the process. A closed loop has none:
+    close() drops what it watches. Transports that are closing, and not yet closed, are
+    among them. With loops that run in other threads, what is returned may be out of
+    date when it comes. Raises TypeError for a loop that is not one of pyloop's.
+    """
+    if loop is None:
+        loops = list(_forks.loops)
+    elif isinstance(loop, TransportMethods):
+        loops = [loop]
+    else:
+        raise TypeError(f"loop must be a pyloop.Loop or None, not {loop!r}")
+    return [found for one in loops if not one.is_closed() for found in _open(one)]
+
+
+def _open(loop: Any) -> Iterator[OpenTransport]:
+    seen = set()
+    for user in [*loop._users(), *loop._seldom_used]:
+        if id(user) in seen:
+            continue
+        seen.add(id(user))
+        if isinstance(user, _core.Listener):
+            yield _server(user)
+        elif isinstance(user, base_subprocess.BaseSubprocessTransport):
+            if user._proc is not None:
+                yield _subprocess(user)
+        elif isinstance(user, (_core.SocketTransport, _core.DatagramTransport)):
+            yield _socket(user)
+        elif isinstance(user, (_core.ReadPipeTransport, _core.WritePipeTransport)):
+            # Closed pipes are in the set for as long as somebody has them.
+            if user._pipe is not None:
+                kind = "read pipe"
+                if isinstance(user, _core.WritePipeTransport):
+                    kind = "write pipe"
+                yield OpenTransport(
+                    kind, user, user._fileno, None, None, _traceback(user)
+                )
+
+
+def _server(listener: Any) -> OpenTransport:
+    sock = listener._sock
+    address = None
+    with contextlib.suppress(OSError):
+        address = sock.getsockname()
+    server = getattr(listener, "_server", None)
+    traceback = getattr(listener, "_source_traceback", None)
+    return OpenTransport("server", server, sock.fileno(), address, None, traceback)
+
+
+def _subprocess(transport: Any) -> OpenTransport:
+    pid = transport.get_pid()
+    return OpenTransport("subprocess", transport, -1, None, pid, _traceback(transport))
+
+
+def _socket(transport: Any) -> OpenTransport:
+    kind, shown = "socket", transport
+    sock = transport.get_extra_info("socket")
+    if isinstance(transport, _core.DatagramTransport):
+        kind = {"TCP": "UDP", "Unix": "Unix datagram"}.get(
+            _KINDS.get(sock.family, ""), "datagram"
+        )
+    else:
+        kind = _KINDS.get(sock.family, kind)
+        protocol = transport.get_protocol()
+        if isinstance(protocol, sslproto.SSLProtocol):
+            kind = "TLS"
+            shown = getattr(protocol, "_app_transport", None) or transport
+    return OpenTransport(
+        kind,
+        shown,
+        sock.fileno(),
+        transport.get_extra_info("sockname"),
+        transport.get_extra_info("peername"),
+        _traceback(transport),
+    )
+
+
+# -- where it was made --------------------------------------------------------------
+
+
+def _traceback(transport: Any) -> Any:
+    """Return where it was made; what a server or a subprocess has, where that was."""
+    maker = getattr(transport, "_server", None)
+    if isinstance(transport, (_core.ReadPipeTransport, _core.WritePipeTransport)):
+        protocol = transport.get_protocol()
+        if isinstance(protocol, base_subprocess.WriteSubprocessPipeProto):
+            maker = getattr(protocol, "proc", None)
+    of_maker = getattr(maker, "_source_traceback", None)
+    return of_maker or getattr(transport, "_source_traceback", None)
+
+
+def _own_frame(traceback: Any) -> Any:
+    for frame in reversed(traceback or ()):
+        if not frame.filename.startswith((*_LIBRARIES, "<frozen ")):
+            return frame
+    return None
+
+
+def _place(traceback: Any) -> str:
+    frame = _own_frame(traceback)
+    return f" created at {frame.filename}:{frame.lineno}" if frame is not None else ""
+
+
+def created_at(transport: Any) -> str:
+    """Return " created at FILE:LINE" for the end of a text, "" if it is not known."""
+    return _place(_traceback(transport))
+
+
+def _address(address: Any) -> str:
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    return str(address)
+
+
+class TransportMethods:
+    """A base of Loop: what it keeps and says of its transports."""
+
+    # Pipes and subprocesses: sockets are all in the core's table of descriptors.
+    _seldom_used: weakref.WeakSet[Any]
+
+    # The core ends the warnings of unclosed transports with it, in debug mode.
+    _created_at = staticmethod(created_at)
