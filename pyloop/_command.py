@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyloop import _core, _everywhere
 from pyloop._accelerate import accelerate
 from pyloop._loop import Loop
+from pyloop._report import Report
 from pyloop._version import __version__
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
         "--debug",
         action="store_true",
         help="asyncio's debug mode on every loop, and ResourceWarnings shown",
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="say at the end, on stderr, what the loops left open or lost",
     )
     return parser
 
@@ -150,6 +156,8 @@ def _apply(options: argparse.Namespace) -> None:
         asyncio.coroutines._is_debug_mode = lambda: True  # type: ignore[attr-defined]
         if not sys.warnoptions:
             warnings.simplefilter("default", ResourceWarning)
+    if options.report:
+        Report().start()
 
 
 # -- being python ----------------------------------------------------------------

@@ -1,0 +1,26 @@
+"""The programs of examples/broken: the report has the line that is at fault."""
+
+import brokenkit
+import pytest
+
+pytestmark = pytest.mark.pyloop_only
+
+
+def test_fd_leak():
+    report = brokenkit.run_broken("fd_leak", "--debug", "--report")
+    brokenkit.assert_named(report, "fd_leak")
+    path, line = brokenkit.culprit("fd_leak")
+    left = [text for text in report.splitlines() if text.startswith("  TCP fd=")]
+    assert sum(text.endswith(f" created at {path}:{line}") for text in left) == 5
+
+
+def test_fd_leak_without_debug_mode():
+    report = brokenkit.run_broken("fd_leak", "--report")
+    assert report.count("\n  TCP fd=") >= 5 and "created at" not in report
+    assert "(with --debug, where each transport was made)" in report
+
+
+def test_thread_calls_call_soon():
+    report = brokenkit.run_broken("thread_calls_call_soon", "--debug", hangs=True)
+    brokenkit.assert_named(report, "thread_calls_call_soon")
+    assert "Non-thread-safe operation" in report
