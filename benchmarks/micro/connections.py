@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
+from collections.abc import AsyncIterator
+from typing import Any
 
 from servers import certificate, programs
 
@@ -26,21 +29,29 @@ class Arriving(asyncio.Protocol):
         self.accepted.put_nowait(transport)
 
 
+@contextlib.asynccontextmanager
+async def serving(
+    loop: asyncio.AbstractEventLoop,
+) -> AsyncIterator[tuple[Accepted, Any]]:
+    """While a server is there: the ends that come to it, and its address."""
+    accepted: Accepted = asyncio.Queue()
+    server = await loop.create_server(
+        lambda: Arriving(accepted), "127.0.0.1", 0, backlog=1024
+    )
+    yield accepted, server.sockets[0].getsockname()
+    server.close()
+    await server.wait_closed()
+
+
 @row("connect", "connect, accept and abort")
 def connect(loop: asyncio.AbstractEventLoop, n: int) -> int:
     async def main() -> None:
-        accepted: Accepted = asyncio.Queue()
-        server = await loop.create_server(
-            lambda: Arriving(accepted), "127.0.0.1", 0, backlog=1024
-        )
-        address = server.sockets[0].getsockname()
-        for _ in range(n):
-            transport, _ = await loop.create_connection(asyncio.Protocol, *address)
-            far = await accepted.get()
-            transport.abort()
-            far.abort()
-        server.close()
-        await server.wait_closed()
+        async with serving(loop) as (accepted, address):
+            for _ in range(n):
+                transport, _ = await loop.create_connection(asyncio.Protocol, *address)
+                far = await accepted.get()
+                transport.abort()
+                far.abort()
 
     loop.run_until_complete(main())
     return n
@@ -55,23 +66,19 @@ def start_tls(loop: asyncio.AbstractEventLoop, n: int) -> int:
     client_context.load_verify_locations(chain)
 
     async def main() -> None:
-        accepted: Accepted = asyncio.Queue()
-        server = await loop.create_server(
-            lambda: Arriving(accepted), "127.0.0.1", 0, backlog=1024
-        )
-        address = server.sockets[0].getsockname()
-        for _ in range(n):
-            near, _ = await loop.create_connection(asyncio.Protocol, *address)
-            far = await accepted.get()
-            protocol = asyncio.Protocol()
-            upgraded = await asyncio.gather(
-                loop.start_tls(near, protocol, client_context, server_hostname=NAME),
-                loop.start_tls(far, protocol, server_context, server_side=True),
-            )
-            for transport in upgraded:
-                transport.abort()
-        server.close()
-        await server.wait_closed()
+        async with serving(loop) as (accepted, address):
+            for _ in range(n):
+                near, _ = await loop.create_connection(asyncio.Protocol, *address)
+                far = await accepted.get()
+                protocol = asyncio.Protocol()
+                upgraded = await asyncio.gather(
+                    loop.start_tls(
+                        near, protocol, client_context, server_hostname=NAME
+                    ),
+                    loop.start_tls(far, protocol, server_context, server_side=True),
+                )
+                for transport in upgraded:
+                    transport.abort()
 
     loop.run_until_complete(main())
     return n

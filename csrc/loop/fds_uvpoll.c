@@ -446,7 +446,7 @@ uvpoll_poll(LoopObject *loop, double seconds)
     FdUvPoller *poller = loop->fds.uv_poller;
     assert(!poller->detached && !poller->deferred && poller->ready == NULL);
     int err;
-    if (loop->poll_due && !uvloop_is_whole(&poller->loop)) { /* a run begins */
+    if (loop->poll_due && !libuv_is_whole(&poller->loop)) { /* a run begins */
         return errors_raise_errno(EBADF);
     }
     bool started = uvpoll_start_changed(loop, poller, &err);
@@ -516,7 +516,7 @@ uvpoll_init(LoopObject *loop)
     if (poller == NULL) {
         return FDS_NO_MEMORY;
     }
-    int err = uvloop_open(&poller->loop);
+    int err = libuv_open(&poller->loop);
     if (err < 0) {
         free(poller);
         return -err;
@@ -534,7 +534,7 @@ uvpoll_close(LoopObject *loop)
     FdTable *table = &loop->fds;
     FdUvPoller *poller = table->uv_poller;
     assert(!poller->detached);
-    bool whole = uvloop_is_whole(&poller->loop);
+    bool whole = libuv_is_whole(&poller->loop);
     for (size_t fd = 0; fd < table->capacity; fd++) {
         entry_drop_watch(poller, &table->entries[fd]);
     }
@@ -545,7 +545,7 @@ uvpoll_close(LoopObject *loop)
     }
     assert(poller->changed == NULL && poller->ready == NULL);
     uv_close((uv_handle_t *)&poller->timer, NULL);
-    uvloop_end(&poller->loop, whole);
+    libuv_end(&poller->loop, whole);
     free(poller);
     table->uv_poller = NULL;
 }
@@ -553,7 +553,7 @@ uvpoll_close(LoopObject *loop)
 static void
 uvpoll_wake_nogil(LoopObject *loop)
 {
-    uvloop_wake(&loop->fds.uv_poller->loop);
+    libuv_wake(&loop->fds.uv_poller->loop);
 }
 
 /* uv_loop_fork left every started watch to be registered by the next uv_run, unseen (V2):
@@ -564,7 +564,7 @@ uvpoll_after_fork(LoopObject *loop)
     FdTable *table = &loop->fds;
     FdUvPoller *poller = table->uv_poller;
     uv_mutex_lock(&loop->inbox_lock); /* a thread of this process may be waking it */
-    int err = uvloop_follow_fork(&poller->loop);
+    int err = libuv_follow_fork(&poller->loop);
     uv_mutex_unlock(&loop->inbox_lock);
     if (err < 0) {
         return errors_raise_uv(err);

@@ -8,7 +8,7 @@ enum { UV_FDS = Py_ARRAY_LENGTH(((UvLoop *)NULL)->files) };
 
 /* The descriptors that libuv has for itself; -1 for those that it has not. */
 static void
-uvloop_fds(UvLoop *self, int fds[UV_FDS])
+libuv_fds(UvLoop *self, int fds[UV_FDS])
 {
     fds[0] = self->uv.backend_fd;
     fds[1] = self->uv.async_io_watcher.fd;
@@ -18,10 +18,10 @@ uvloop_fds(UvLoop *self, int fds[UV_FDS])
 
 /* Notes which files libuv's descriptors are: once they are made, and after a fork. */
 static void
-uvloop_note_files(UvLoop *self)
+libuv_note_files(UvLoop *self)
 {
     int fds[UV_FDS];
-    uvloop_fds(self, fds);
+    libuv_fds(self, fds);
     for (int i = 0; i < UV_FDS; i++) {
         self->files[i] = (FileId){0};
         if (fds[i] >= 0) {
@@ -37,7 +37,7 @@ on_wake_nogil(uv_async_t *Py_UNUSED(waker))
 }
 
 int
-uvloop_open(UvLoop *self)
+libuv_open(UvLoop *self)
 {
     self->fork_err = 0;
     self->uv.backend_fd = -1;
@@ -56,12 +56,12 @@ uvloop_open(UvLoop *self)
         (void)left;
         return err;
     }
-    uvloop_note_files(self);
+    libuv_note_files(self);
     return 0;
 }
 
 void
-uvloop_wake(UvLoop *self)
+libuv_wake(UvLoop *self)
 {
     if (self->fork_err == 0) {
         (void)uv_async_send(
@@ -70,18 +70,18 @@ uvloop_wake(UvLoop *self)
 }
 
 int
-uvloop_follow_fork(UvLoop *self)
+libuv_follow_fork(UvLoop *self)
 {
     if (self->fork_err == 0) {
         self->fork_err = uv_loop_fork(&self->uv);
-        uvloop_note_files(self);
+        libuv_note_files(self);
     }
     return self->fork_err;
 }
 
 /* Ends libuv's loop: only closing handles are left, so it cannot wait. */
 static void
-uvloop_close(UvLoop *self)
+libuv_close(UvLoop *self)
 {
     uv_close((uv_handle_t *)&self->waker, NULL);
     (void)uv_run(&self->uv, UV_RUN_DEFAULT);
@@ -94,10 +94,10 @@ uvloop_close(UvLoop *self)
  * descriptor to poll, nor when the program has closed its descriptors, as one does that
  * becomes a daemon. It would abort the process. */
 bool
-uvloop_is_whole(UvLoop *self)
+libuv_is_whole(UvLoop *self)
 {
     int fds[UV_FDS];
-    uvloop_fds(self, fds);
+    libuv_fds(self, fds);
     for (int i = 0; i < UV_FDS; i++) {
         if (fds[i] >= 0 && file_is_gone(fds[i], &self->files[i])) {
             return false;
@@ -108,10 +108,10 @@ uvloop_is_whole(UvLoop *self)
 
 /* Closes what libuv still has of descriptors, without it; its memory stays. */
 static void
-uvloop_abandon(UvLoop *self)
+libuv_abandon(UvLoop *self)
 {
     int fds[UV_FDS];
-    uvloop_fds(self, fds);
+    libuv_fds(self, fds);
     for (int i = 0; i < UV_FDS; i++) {
         if (fds[i] >= 0 && !file_is_gone(fds[i], &self->files[i])) {
             (void)close(fds[i]);
@@ -120,12 +120,12 @@ uvloop_abandon(UvLoop *self)
 }
 
 void
-uvloop_end(UvLoop *self, bool whole)
+libuv_end(UvLoop *self, bool whole)
 {
     if (whole) {
-        uvloop_close(self);
+        libuv_close(self);
     }
     else {
-        uvloop_abandon(self);
+        libuv_abandon(self);
     }
 }

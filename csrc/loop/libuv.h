@@ -10,20 +10,20 @@
 typedef struct {
     uv_loop_t uv;
     uv_async_t waker; /* active as long as the loop is open */
-    FileId files[4];  /* of libuv's descriptors, as uvloop_fds has them */
+    FileId files[4];  /* of libuv's descriptors, as libuv_fds has them */
     int fork_err;     /* < 0: libuv could not follow a fork: not to be run again */
 } UvLoop;
 
 /* 0, or a libuv status and nothing is open. */
-int uvloop_open(UvLoop *self);
-/* Any thread that uvloop_end and uvloop_follow_fork wait for; the GIL is not needed. */
-void uvloop_wake(UvLoop *self);
+int libuv_open(UvLoop *self);
+/* Any thread that libuv_end and libuv_follow_fork wait for; the GIL is not needed. */
+void libuv_wake(UvLoop *self);
 /* In a forked child: descriptors of its own. 0, or a libuv status, for ever then. */
-int uvloop_follow_fork(UvLoop *self);
+int libuv_follow_fork(UvLoop *self);
 /* Whether libuv can be entered once more. */
-bool uvloop_is_whole(UvLoop *self);
+bool libuv_is_whole(UvLoop *self);
 /* Ends libuv's loop, of which only the waker and closing handles are left; whole:
- * uvloop_is_whole said so before they were closed. If not, it calls none of them back. */
-void uvloop_end(UvLoop *self, bool whole);
+ * libuv_is_whole said so before they were closed. If not, it calls none of them back. */
+void libuv_end(UvLoop *self, bool whole);
 
 #endif
