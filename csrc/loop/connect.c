@@ -268,6 +268,16 @@ open_audited(void *op)
     return Py_XNewRef(self->op.sock);
 }
 
+/* Whether the connection that connect(2) began has been made meanwhile, as the kernel does
+ * between sockets of one machine: then there is nothing to wait for. */
+static bool
+open_is_made(const ConnectObject *self)
+{
+    struct sockaddr_in6 peer; /* of either family */
+    socklen_t length = sizeof(peer);
+    return getpeername(self->op.fd, (struct sockaddr *)&peer, &length) == 0;
+}
+
 static CoroStatus
 open_begin(ConnectObject *self)
 {
@@ -282,8 +292,9 @@ open_begin(ConnectObject *self)
                     self->op.args[OPEN_ADDRESS]) < 0) {
         return CORO_ERROR;
     }
-    return sockcall_connect_to(&self->op, (struct sockaddr *)&self->address,
-                               self->length);
+    CoroStatus status =
+        sockcall_connect_to(&self->op, (struct sockaddr *)&self->address, self->length);
+    return status == CORO_WAIT && open_is_made(self) ? CORO_RETURN : status;
 }
 
 /* Writable. */
