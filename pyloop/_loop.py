@@ -18,7 +18,7 @@ import sys
 import threading
 import warnings
 import weakref
-from asyncio import base_events, format_helpers, selector_events, sslproto, unix_events
+from asyncio import base_events, format_helpers, selector_events, unix_events
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from pyloop import _core, _forks
 from pyloop._queues import Ready, Selector
 from pyloop._sendfile import SendfileMethods
 from pyloop._subprocess import Child, SubprocessMethods
+from pyloop._tls import make_protocol, start_tls
 from pyloop._transports import TransportMethods
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ __all__ = ["Loop"]
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
 _SelectorLoop: Any = selector_events.BaseSelectorEventLoop
 _base_events: Any = base_events
-_sslproto: Any = sslproto
 
 # The kind of a socket that does not block from the start, where there is one.
 _NONBLOCKING = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
@@ -206,6 +206,7 @@ class Loop(
     if not TYPE_CHECKING:  # as above
         create_unix_connection = _UnixLoop.create_unix_connection
         create_unix_server = _UnixLoop.create_unix_server
+        start_tls = start_tls
 
     def _make_read_pipe_transport(self, *args: Any, **kwargs: Any) -> Any:
         transport = super()._make_read_pipe_transport(*args, **kwargs)
@@ -233,7 +234,7 @@ class Loop(
     ) -> asyncio.Transport:
         """TLS by asyncio's sslproto over our socket transport."""
         self._ensure_fd_no_transport(rawsock)
-        ssl_protocol = _sslproto.SSLProtocol(
+        ssl_protocol = make_protocol(
             self,
             protocol,
             sslcontext,

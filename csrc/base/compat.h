@@ -68,9 +68,15 @@
 
 /* asyncio.sslproto was written anew for 3.11. */
 #if PY_VERSION_HEX >= 0x030B0000
+#define PYLOOP_TLS_HANDSHAKE "SSLProtocolState.DO_HANDSHAKE"
 #define PYLOOP_TLS_WRAPPED "SSLProtocolState.WRAPPED"
+#define PYLOOP_TLS_FLUSHING "SSLProtocolState.FLUSHING"
+#define PYLOOP_TLS_SHUTDOWN "SSLProtocolState.SHUTDOWN"
 #else
+#define PYLOOP_TLS_HANDSHAKE "_DO_HANDSHAKE"
 #define PYLOOP_TLS_WRAPPED "_WRAPPED"
+#define PYLOOP_TLS_FLUSHING "_SHUTDOWN"
+#define PYLOOP_TLS_SHUTDOWN "_SHUTDOWN"
 #endif
 
 /* The exception being handled, as one owned object (3.12 has this itself). */

@@ -85,7 +85,10 @@
     X(debug)                                                                           \
     X(_detach)                                                                         \
     X(_dispatch)                                                                       \
+    X(_do_flush)                                                                       \
+    X(_do_handshake)                                                                   \
     X(_do_read)                                                                        \
+    X(_do_shutdown)                                                                    \
     X(_do_write)                                                                       \
     X(done)                                                                            \
     X(_ensure_resolved)                                                                \
@@ -236,7 +239,10 @@
     X(type_stream, "socket", "SOCK_STREAM")                                            \
     X(type_dgram, "socket", "SOCK_DGRAM")                                              \
     X(type_raw, "socket", "SOCK_RAW")                                                  \
+    X(tls_handshake, "asyncio.sslproto", PYLOOP_TLS_HANDSHAKE)                         \
     X(tls_wrapped, "asyncio.sslproto", PYLOOP_TLS_WRAPPED)                             \
+    X(tls_flushing, "asyncio.sslproto", PYLOOP_TLS_FLUSHING)                           \
+    X(tls_shutdown, "asyncio.sslproto", PYLOOP_TLS_SHUTDOWN)                           \
     X(SSLWantReadError, "ssl", "SSLWantReadError")                                     \
     X(SSLSyscallError, "ssl", "SSLSyscallError")                                       \
     X(SSLSocket, "ssl", "SSLSocket")                                                   \

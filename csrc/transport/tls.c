@@ -24,6 +24,7 @@ typedef struct {
     PyloopState *state;
     PyObject *protocol;
     PyObject *dict;
+    PyObject *phase;
     PyObject *ssl; /* what ssl.SSLObject calls its _sslobj */
     PyObject *incoming, *outgoing;
 } TlsView;
@@ -33,6 +34,7 @@ tls_view_drop(TlsView *view)
 {
     Py_CLEAR(view->protocol);
     Py_CLEAR(view->dict);
+    Py_CLEAR(view->phase);
     Py_CLEAR(view->ssl);
     Py_CLEAR(view->incoming);
     Py_CLEAR(view->outgoing);
@@ -55,8 +57,8 @@ tls_ssl_of(PyloopState *state, PyObject *dict)
     return ssl;
 }
 
-/* Whether C code may do this protocol's work: it is exactly asyncio's, WRAPPED, and has no
- * functions of its own under these names. If so, view is filled. */
+/* Whether C code may do this protocol's work: it is exactly asyncio's, and has no functions
+ * of its own under these names. If so, view is filled. */
 static bool
 tls_view(PyloopState *state, PyObject *protocol, PyObject *name, PyObject *name2,
          TlsView *view)
@@ -68,16 +70,15 @@ tls_view(PyloopState *state, PyObject *protocol, PyObject *name, PyObject *name2
         return false;
     }
     *view = (TlsView){.state = state, .protocol = Py_NewRef(protocol)};
-    PyObject *phase = NULL, *own = NULL;
+    PyObject *own = NULL;
     view->dict = PyObject_GenericGetDict(protocol, NULL);
     bool may = view->dict != NULL &&
-               reader_get(view->dict, state->str__state, &phase) > 0 &&
-               phase == state->tls_wrapped && reader_get(view->dict, name, &own) == 0 &&
+               reader_get(view->dict, state->str__state, &view->phase) > 0 &&
+               reader_get(view->dict, name, &own) == 0 &&
                reader_get(view->dict, name2, &own) == 0 &&
                reader_get(view->dict, state->str__incoming, &view->incoming) > 0 &&
                reader_get(view->dict, state->str__outgoing, &view->outgoing) > 0 &&
                (view->ssl = tls_ssl_of(state, view->dict)) != NULL;
-    Py_XDECREF(phase);
     Py_XDECREF(own);
     if (!may) {
         tls_view_drop(view);
@@ -303,7 +304,8 @@ tls_write(PyObject *op, PyTypeObject *defining, PyObject *const *args, Py_ssize_
         return tls_write_by_asyncio(state, op, data);
     }
     PyObject *result = NULL;
-    if (reader_get(view.dict, state->str__write_backlog, &backlog) > 0 &&
+    if (view.phase == state->tls_wrapped &&
+        reader_get(view.dict, state->str__write_backlog, &backlog) > 0 &&
         PyObject_Size(backlog) == 0) {
         result = tls_write_now(&view, backlog, data) == 0 ? Py_NewRef(Py_None) : NULL;
     }
@@ -483,6 +485,35 @@ tls_adopt(TlsView *view)
     PyErr_Clear(); /* then asyncio's writes */
 }
 
+/* What asyncio's buffer_updated() calls in a state other than WRAPPED; NULL: nothing that
+ * is known here. Borrowed. */
+static PyObject *
+tls_step_name(const TlsView *view)
+{
+    PyloopState *state = view->state;
+    return view->phase == state->tls_handshake  ? state->str__do_handshake
+           : view->phase == state->tls_flushing ? state->str__do_flush
+           : view->phase == state->tls_shutdown ? state->str__do_shutdown
+                                                : NULL;
+}
+
+/* The rest of buffer_updated() when n bytes at data have come. 0, or -1. */
+static int
+tls_take(LoopObject *loop, TlsView *view, char *data, Py_ssize_t n)
+{
+    PyObject *bytes = PyMemoryView_FromMemory(data, n, PyBUF_READ);
+    PyObject *taken = bytes != NULL
+                          ? call_method1(view->incoming, view->state->str_write, bytes)
+                          : NULL;
+    Py_XDECREF(bytes);
+    Py_XDECREF(taken);
+    if (taken == NULL) {
+        return -1;
+    }
+    PyObject *step = tls_step_name(view);
+    return step != NULL ? tls_call(view, step) : tls_do_read(loop, view, n);
+}
+
 int
 tls_read(StreamObject *self)
 {
@@ -492,20 +523,19 @@ tls_read(StreamObject *self)
                   &view)) {
         return 0;
     }
-    tls_adopt(&view);
+    if (view.phase == state->tls_wrapped) {
+        tls_adopt(&view);
+    }
+    else if (tls_step_name(&view) == NULL) {
+        tls_view_drop(&view);
+        return 0;
+    }
     ssize_t n;
     char *data;
     int rc = stream_receive(self, &data, &n);
-    if (rc > 0) {
-        PyObject *bytes = PyMemoryView_FromMemory(data, (Py_ssize_t)n, PyBUF_READ);
-        PyObject *taken =
-            bytes != NULL ? call_method1(view.incoming, state->str_write, bytes) : NULL;
-        Py_XDECREF(bytes);
-        Py_XDECREF(taken);
-        if (taken == NULL || tls_do_read(self->loop, &view, (Py_ssize_t)n) < 0) {
-            rc = stream_fatal_error(
-                self, "Fatal error: protocol.buffer_updated() call failed.");
-        }
+    if (rc > 0 && tls_take(self->loop, &view, data, (Py_ssize_t)n) < 0) {
+        rc = stream_fatal_error(self,
+                                "Fatal error: protocol.buffer_updated() call failed.");
     }
     tls_view_drop(&view);
     return rc < 0 ? -1 : 1;

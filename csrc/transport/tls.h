@@ -5,11 +5,13 @@
  * functions do, in two places:
  *
  *   a SocketTransport is readable --tls_read()--> _incoming, decrypt, data_received()
+ *                                 (in other states than WRAPPED: --> _incoming, asyncio)
  *   transport.write(data) of the app --tls_write()--> encrypt, _outgoing, the transport
  *
  * The latter is of a class without fields, which an SSLProtocol's transport gets with its
- * first data. Both stay out unless the classes are exactly asyncio's, their functions
- * those of the import (base/watched.h), and the connection is in the state WRAPPED.
+ * first data. Both stay out unless the classes are exactly asyncio's and their functions
+ * those of the import (base/watched.h). So asyncio's own buffer is not read into, and
+ * pyloop/_tls.py has it made empty.
  */
 #ifndef PYLOOP_TRANSPORT_TLS_H
 #define PYLOOP_TRANSPORT_TLS_H
