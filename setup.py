@@ -62,6 +62,7 @@ SOURCES = (
     "csrc/accel/coros.c",
     "csrc/accel/sleep.c",
     "csrc/accel/waits.c",
+    "csrc/accel/timeouts.c",
     "csrc/accel/gather.c",
     "csrc/accel/attributes.c",
     "csrc/accel/queue.c",

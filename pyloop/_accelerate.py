@@ -41,6 +41,26 @@ def _expire(task: Any, cancelling: int, error: BaseException) -> None:
         return
 
 
+def _timeout_class() -> type | None:
+    """Make the class of what timeout() returns: asyncio's, with slots for attributes.
+
+    None where asyncio has no such class, or one with other attributes.
+    """
+    base: Any = getattr(asyncio, "Timeout", None)
+    slots = {"_state", "_task", "_timeout_handler", "_when"}
+    if base is None or vars(base(None)).keys() != slots:
+        return None
+    namespace = {
+        "__slots__": (*slots, "_cancelling"),  # this one it has from __aenter__() on
+        "__module__": base.__module__,
+        "__doc__": base.__doc__,
+    }
+    return type(base.__name__, (base,), namespace)
+
+
+_Timeout = _timeout_class()
+
+
 def _gathering(children: tuple[Any, ...], loop: Any, task: Any) -> Any:
     """Make the future that gather() returns; task is who awaits, where asyncio asks."""
     internals: Any = tasks
@@ -124,6 +144,12 @@ def _table() -> Iterator[tuple[str, Any, str, Callable[..., Any] | None]]:
     yield "gather", tasks, "gather", _gathering
     if sys.version_info >= (3, 12):  # before, it makes a task of its own
         yield "wait_for", tasks, "wait_for", _expire
+    if _Timeout is not None:
+        from_311: Any = asyncio
+        yield "timeout", from_311.timeouts, "timeout", _Timeout
+        yield "timeout_at", from_311.timeouts, "timeout_at", _Timeout
+        yield "Timeout.__aenter__", from_311.Timeout, "__aenter__", _Timeout
+        yield "Timeout.__aexit__", from_311.Timeout, "__aexit__", _Timeout
     yield "Queue.get", asyncio.Queue, "get", _get_interrupted
     yield "Queue.put", asyncio.Queue, "put", _put_interrupted
     yield "Lock.acquire", asyncio.Lock, "acquire", _acquire_interrupted

@@ -57,6 +57,22 @@ def wait_for(loop: asyncio.AbstractEventLoop, n: int) -> int:
     return n
 
 
+@row(
+    "timeout",
+    "async with timeout(10): sleep(0)",
+    accelerates=True,
+    needs=("asyncio.timeouts",),
+)
+def timeout(loop: asyncio.AbstractEventLoop, n: int) -> int:
+    async def main() -> None:
+        for _ in range(n):
+            async with asyncio.timeout(10):
+                await asyncio.sleep(0)
+
+    loop.run_until_complete(main())
+    return n
+
+
 @row("queue", "Queue(1), producer and consumer", accelerates=True)
 def queue(loop: asyncio.AbstractEventLoop, n: int) -> int:
     async def main() -> None:

@@ -84,6 +84,8 @@ PyTypeObject *accelcoro_type_create(PyObject *module);
 LoopObject *accel_running_loop(PyloopState *state);
 /* Whether that is `loop`: 1, 0, -1. */
 int accel_runs(LoopObject *loop);
+/* asyncio.current_task(loop): None, or the task. */
+PyObject *accel_current_task(LoopObject *loop);
 /* loop.create_future() */
 PyObject *accel_create_future(LoopObject *loop);
 /* A coroutine; NULL without an exception: asyncio's is to be made. */
@@ -225,9 +227,18 @@ CoroStatus accel_interrupted(AccelCoro *self);
 int accel_wake_next(PyloopState *state, PyObject *waiters);
 
 /* sleep.c */
+/* The seconds of an ordinary number; NAN: asyncio knows what to do with it. */
+double accel_seconds(PyObject *number);
 extern const AccelKind accel_sleep;
 /* waits.c */
 extern const AccelKind accel_wait_for;
+/* timeouts.c */
+extern const AccelKind accel_timeout;
+extern const AccelKind accel_timeout_at;
+extern const AccelKind accel_timeout_enter;
+extern const AccelKind accel_timeout_exit;
+/* What those take as their helper: 0, or -1 with TypeError. */
+int accel_timeout_takes(PyObject *helper);
 /* gather.c */
 PyTypeObject *accelgather_type_create(PyObject *module);
 extern const AccelKind accel_gather;

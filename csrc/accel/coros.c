@@ -35,6 +35,12 @@ accel_runs(LoopObject *loop)
 }
 
 PyObject *
+accel_current_task(LoopObject *loop)
+{
+    return call_one_arg(loop->state->current_task, (PyObject *)loop);
+}
+
+PyObject *
 accel_create_future(LoopObject *loop)
 {
     int runs = accel_runs(loop);

@@ -10,12 +10,24 @@
 
 #include <string.h>
 
-static const AccelKind *const kinds[] = {
-    &accel_sleep,       &accel_gather,
-    &accel_wait_for,    &accel_queue_get,
-    &accel_queue_put,   &accel_lock_acquire,
-    &accel_event_wait,  &accel_semaphore_acquire,
-    &accel_locks_enter, &accel_locks_exit,
+static const struct {
+    const AccelKind *kind;
+    int (*takes)(PyObject *helper); /* 0, or -1; NULL: it takes any */
+} kinds[] = {
+    {&accel_sleep, NULL},
+    {&accel_gather, NULL},
+    {&accel_wait_for, NULL},
+    {&accel_timeout, accel_timeout_takes},
+    {&accel_timeout_at, accel_timeout_takes},
+    {&accel_timeout_enter, accel_timeout_takes},
+    {&accel_timeout_exit, accel_timeout_takes},
+    {&accel_queue_get, NULL},
+    {&accel_queue_put, NULL},
+    {&accel_lock_acquire, NULL},
+    {&accel_event_wait, NULL},
+    {&accel_semaphore_acquire, NULL},
+    {&accel_locks_enter, NULL},
+    {&accel_locks_exit, NULL},
 };
 
 static PyObject *
@@ -40,19 +52,22 @@ accel_function(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "sOO:accelerated", &name, &original, &helper)) {
         return NULL;
     }
-    const AccelKind *kind = NULL;
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(kinds); i++) {
-        if (strcmp(kinds[i]->name, name) == 0) {
-            kind = kinds[i];
-        }
+    size_t index = 0;
+    while (index < Py_ARRAY_LENGTH(kinds) &&
+           strcmp(kinds[index].kind->name, name) != 0) {
+        index++;
     }
-    if (kind == NULL) {
+    if (index == Py_ARRAY_LENGTH(kinds)) {
         PyErr_Format(PyExc_ValueError, "name: there is no '%s' in C", name);
         return NULL;
     }
+    const AccelKind *kind = kinds[index].kind;
     if (!PyFunction_Check(original)) {
         PyErr_Format(PyExc_TypeError, "original: a function is needed, not %s",
                      Py_TYPE(original)->tp_name);
+        return NULL;
+    }
+    if (kinds[index].takes != NULL && kinds[index].takes(helper) < 0) {
         return NULL;
     }
     PyObject *callback = NULL;

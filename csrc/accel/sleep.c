@@ -72,19 +72,24 @@ sleep_start_timer(AccelCoro *self, PyObject **result)
     return accel_await_future(self, result);
 }
 
+double
+accel_seconds(PyObject *number)
+{
+    if (PyFloat_CheckExact(number)) {
+        return PyFloat_AS_DOUBLE(number);
+    }
+    if (!PyLong_CheckExact(number)) {
+        return NAN;
+    }
+    int overflow;
+    double seconds = (double)PyLong_AsLongAndOverflow(number, &overflow);
+    return overflow == 0 ? seconds : NAN;
+}
+
 static CoroStatus
 sleep_start(AccelCoro *self, PyObject **result)
 {
-    PyObject *delay = self->args[SLEEP_DELAY];
-    double seconds = NAN;
-    if (PyFloat_CheckExact(delay)) {
-        seconds = PyFloat_AS_DOUBLE(delay);
-    }
-    else if (PyLong_CheckExact(delay)) {
-        int overflow;
-        seconds = (double)PyLong_AsLongAndOverflow(delay, &overflow);
-        seconds = overflow == 0 ? seconds : NAN;
-    }
+    double seconds = accel_seconds(self->args[SLEEP_DELAY]);
     if (isnan(seconds)) {
         return accel_delegate(self); /* asyncio compares it, and says what is wrong */
     }

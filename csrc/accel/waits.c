@@ -67,18 +67,10 @@ wait_can_await(PyloopState *state, PyObject *fut)
 static double
 wait_seconds(PyObject *timeout)
 {
-    double seconds = NAN;
     if (timeout == Py_None) {
         return INFINITY;
     }
-    if (PyFloat_CheckExact(timeout)) {
-        seconds = PyFloat_AS_DOUBLE(timeout);
-    }
-    else if (PyLong_CheckExact(timeout)) {
-        int overflow;
-        seconds = (double)PyLong_AsLongAndOverflow(timeout, &overflow);
-        seconds = overflow == 0 ? seconds : NAN;
-    }
+    double seconds = accel_seconds(timeout);
     return seconds > 0 && seconds < INFINITY ? seconds : NAN;
 }
 
@@ -87,7 +79,7 @@ static int
 wait_enter(AccelCoro *self)
 {
     PyloopState *state = self->coro.loop->state;
-    PyObject *task = call_one_arg(state->current_task, (PyObject *)self->coro.loop);
+    PyObject *task = accel_current_task(self->coro.loop);
     if (task == NULL) {
         return -1;
     }

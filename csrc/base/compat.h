@@ -66,6 +66,15 @@
 #define PYLOOP_AWAITED_DISCARD "None"
 #endif
 
+/* asyncio.timeouts came with 3.11; None before. */
+#if PY_VERSION_HEX >= 0x030B0000
+#define PYLOOP_TIMEOUTS "asyncio.timeouts"
+#define PYLOOP_IN_TIMEOUTS(name) name
+#else
+#define PYLOOP_TIMEOUTS "builtins"
+#define PYLOOP_IN_TIMEOUTS(name) "None"
+#endif
+
 /* asyncio.sslproto was written anew for 3.11. */
 #if PY_VERSION_HEX >= 0x030B0000
 #define PYLOOP_TLS_HANDSHAKE "SSLProtocolState.DO_HANDSHAKE"
@@ -77,6 +86,12 @@
 #define PYLOOP_TLS_WRAPPED "_WRAPPED"
 #define PYLOOP_TLS_FLUSHING "_SHUTDOWN"
 #define PYLOOP_TLS_SHUTDOWN "_SHUTDOWN"
+#endif
+
+/* Objects have locks of their own on free-threaded builds alone, which begin with 3.13. */
+#if PY_VERSION_HEX < 0x030D0000
+#define Py_BEGIN_CRITICAL_SECTION(object) {
+#define Py_END_CRITICAL_SECTION() }
 #endif
 
 /* The exception being handled, as one owned object (3.12 has this itself). */

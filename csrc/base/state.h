@@ -132,6 +132,7 @@
     X(_maxsize)                                                                        \
     X(message)                                                                         \
     X(name)                                                                            \
+    X(_on_timeout)                                                                     \
     X(_outgoing)                                                                       \
     X(_outgoing_high_water)                                                            \
     X(pause_reading)                                                                   \
@@ -160,6 +161,7 @@
     X(remove)                                                                          \
     X(_report_callback_error)                                                          \
     X(result)                                                                          \
+    X(reschedule)                                                                      \
     X(_resume)                                                                         \
     X(resume_reading)                                                                  \
     X(resume_writing)                                                                  \
@@ -187,6 +189,7 @@
     X(_stream_reader_wr)                                                               \
     X(Task)                                                                            \
     X(throw)                                                                           \
+    X(Timeout)                                                                         \
     X(time)                                                                            \
     X(_transport)                                                                      \
     X(transport)                                                                       \
@@ -266,7 +269,12 @@
     X(task_cancelled, "asyncio.tasks", "Task.cancelled")                               \
     X(task_exception, "asyncio.tasks", "Task.exception")                               \
     X(task_log_destroy_pending, "asyncio.tasks", "Task._log_destroy_pending")          \
-    X(task_result, "asyncio.tasks", "Task.result")
+    X(task_result, "asyncio.tasks", "Task.result")                                     \
+    X(timeouts_module, PYLOOP_TIMEOUTS, "")                                            \
+    X(timeout_created, PYLOOP_TIMEOUTS, PYLOOP_IN_TIMEOUTS("_State.CREATED"))          \
+    X(timeout_entered, PYLOOP_TIMEOUTS, PYLOOP_IN_TIMEOUTS("_State.ENTERED"))          \
+    X(timeout_exited, PYLOOP_TIMEOUTS, PYLOOP_IN_TIMEOUTS("_State.EXITED"))            \
+    X(timeout_reschedule, PYLOOP_TIMEOUTS, PYLOOP_IN_TIMEOUTS("Timeout.reschedule"))
 
 /* Live objects, for tests: debug_stats() returns them. */
 #define PYLOOP_COUNTERS(X)                                                             \

@@ -24,6 +24,7 @@ typedef enum {
     WATCHED_LOCK,              /* asyncio.Lock */
     WATCHED_SEMAPHORE,         /* asyncio.Semaphore */
     WATCHED_BOUNDED_SEMAPHORE, /* asyncio.BoundedSemaphore */
+    WATCHED_TIMEOUT,           /* asyncio.Timeout */
     WATCHED_COUNT,
 } WatchedClass;
 

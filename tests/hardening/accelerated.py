@@ -97,6 +97,30 @@ def accelerated_wait_for(w: World):
     assert result == [1, "failed"]
 
 
+def accelerated_timeout(w: World):
+    async def main():
+        found = []
+        async with asyncio.timeout(1000) as timeout:
+            await asyncio.sleep(0)
+        found.append(timeout.expired())
+        try:
+            async with asyncio.timeout_at(w.loop.time() + 1000) as timeout:
+                timeout.reschedule(w.loop.time() - 1)
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+        except TimeoutError:
+            found.append(timeout.expired())
+        return found
+
+    with accelerated(w):
+        result = w.run(main())
+    assert result in (None, [False, True])
+
+
+if hasattr(asyncio, "timeout"):  # from Python 3.11 on
+    scenario(accelerated_timeout)
+
+
 @scenario
 def accelerated_queue(w: World):
     async def main():
