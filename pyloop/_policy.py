@@ -11,7 +11,7 @@ from pyloop import _accelerate
 from pyloop._loop import Loop
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 __all__ = ["EventLoopPolicy", "install", "new_event_loop", "run"]
 
@@ -26,29 +26,43 @@ def new_event_loop() -> Loop:
     return Loop()
 
 
-def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
+def run(
+    main: Coroutine[Any, Any, _T],
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = new_event_loop,
+    debug: bool | None = None,
+) -> _T:
     """Run a coroutine on a new pyloop loop and return its result; as ``asyncio.run()``.
 
-    debug: the loop's debug mode; None leaves it to PYTHONASYNCIODEBUG and ``-X dev``.
-    Raises what main raises, ValueError when main is no coroutine, and RuntimeError when
-    a loop runs in this thread already.
+    loop_factory: what makes the loop, on every version of Python, if not pyloop; None
+    leaves it to asyncio. debug: the loop's debug mode; None leaves it to
+    PYTHONASYNCIODEBUG and ``-X dev``. Raises what main raises, ValueError when main is
+    no coroutine, and RuntimeError when a loop runs in this thread already.
     """
     if sys.version_info >= (3, 12):
-        return asyncio.run(main, debug=debug, loop_factory=new_event_loop)
+        return asyncio.run(main, debug=debug, loop_factory=loop_factory)
     if sys.version_info >= (3, 11):
         if asyncio._get_running_loop() is not None:
             raise RuntimeError(
                 "asyncio.run() cannot be called from a running event loop"
             )
-        with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+        with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
             return runner.run(main)
-    return _run_310(main, debug)
+    if loop_factory is None:
+        return asyncio.run(main, debug=debug)
+    return _run_310(main, loop_factory, debug)
 
 
-def _run_310(main: Coroutine[Any, Any, _T], debug: bool | None) -> _T:
+def _run_310(
+    main: Coroutine[Any, Any, _T],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+    debug: bool | None,
+) -> _T:
     """asyncio.run() of Python 3.10, whose loop comes from the policy: lend it ours."""
     old = asyncio.get_event_loop_policy()
-    asyncio.set_event_loop_policy(EventLoopPolicy())
+    ours: Any = EventLoopPolicy()
+    ours._loop_factory = loop_factory
+    asyncio.set_event_loop_policy(ours)
     try:
         return asyncio.run(main, debug=debug)
     finally:

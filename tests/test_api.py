@@ -205,6 +205,18 @@ def test_run_in_debug_mode(pyloop):
     assert pyloop.run(main(), debug=None) is False
 
 
+def test_run_with_another_factory(pyloop, policy_restored):
+    """As uvloop.run(): a subclass of the loop, or asyncio's choice."""
+
+    class MyLoop(pyloop.Loop):
+        pass
+
+    before = asyncio.get_event_loop_policy()
+    assert type(pyloop.run(running_loop(), loop_factory=MyLoop)) is MyLoop
+    assert not isinstance(pyloop.run(running_loop(), loop_factory=None), pyloop.Loop)
+    assert asyncio.get_event_loop_policy() is before
+
+
 def test_run_raises_what_main_raises(pyloop):
     async def main():
         raise LookupError("from main")
