@@ -103,6 +103,10 @@ static PyMethodDef module_methods[] = {
      "Return what stands in for asyncio's function of that name; see "
      "pyloop._accelerate.\n\n"
      "original is that function; ValueError if there is nothing for the name."},
+    {"trace", tasks_trace, METH_VARARGS,
+     "trace(waits, creation, /)\n--\n\n"
+     "Set whether loops call _about_to_block() before a wait without an end, and\n"
+     "_task_created() for each new task; for pyloop.tasks."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -22,7 +22,7 @@ from asyncio import base_events, format_helpers, selector_events, unix_events
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
-from pyloop import _core, _forks
+from pyloop import _core, _creation, _forks
 from pyloop._queues import Ready, Selector
 from pyloop._sendfile import SendfileMethods
 from pyloop._subprocess import Child, SubprocessMethods
@@ -119,6 +119,7 @@ class Loop(
         self._check_closed()
         self._check_running()
         self._set_coroutine_origin_tracking(self._debug)
+        _creation.begin_run(self)
         old_hooks = sys.get_asyncgen_hooks()
         self._thread_id = threading.get_ident()
         try:
@@ -323,6 +324,22 @@ class Loop(
         """Debug mode: what happened to a transport, and by which error if by one."""
         between = ": " if exc is not None else " "
         getattr(logger, level)("%r%s%s", transport, between, text, exc_info=exc)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """As asyncio's; what is known of a task's creation goes with the report."""
+        super().call_exception_handler(_creation.with_place(context))
+
+    # -- what csrc calls while pyloop.tasks traces ------------------------------------
+
+    def _task_created(self, task: Any) -> None:
+        """A task was made: remember where."""
+        _creation.note(self, task)
+
+    def _about_to_block(self) -> None:
+        """No timer, and no descriptor but our own: say so if nothing can end the wait."""
+        from pyloop import _stalls
+
+        _stalls.look(self)
 
     def _step_aside(self) -> None:
         """Do nothing, in Python: as a call begins, the interpreter looks around."""

@@ -36,6 +36,7 @@
 
 /* Interned names. */
 #define PYLOOP_STRINGS(X)                                                              \
+    X(_about_to_block)                                                                 \
     X(accept)                                                                          \
     X(_accept_in_task)                                                                 \
     X(acquire)                                                                         \
@@ -188,6 +189,7 @@
     X(_step_aside)                                                                     \
     X(_stream_reader_wr)                                                               \
     X(Task)                                                                            \
+    X(_task_created)                                                                   \
     X(throw)                                                                           \
     X(Timeout)                                                                         \
     X(time)                                                                            \
@@ -300,6 +302,8 @@ typedef struct {
     PyObject *context_keyword;      /* ("context",) */
     PyObject *original_getaddrinfo; /* socket.getaddrinfo as it was at import */
     PyObject *original_getnameinfo;
+    bool trace_waits;       /* _core.trace(): loops call _about_to_block() */
+    bool trace_creation;    /* and _task_created() */
     bool future_inits_once; /* tasks.c found out: Python 3.15's does */
     Watched watched[WATCHED_COUNT];
     Py_ssize_t

@@ -3,7 +3,7 @@
  * The types are coroutines to asyncio.iscoroutine() without being registered:
  * collections.abc.Coroutine takes every type with __await__, send, throw and close.
  * There is no cr_await: code that walks it (asyncio's call graph of 3.14) goes on to read
- * frames, which C code has not.
+ * frames, which C code has not. pyloop.tasks reads _awaits.
  */
 #include "loop/coro.h"
 
@@ -491,6 +491,23 @@ coro_get_none(PyObject *Py_UNUSED(op), void *Py_UNUSED(closure))
     Py_RETURN_NONE;
 }
 
+/* For who looks at a task that is suspended. Another thread than the loop's could drop it
+ * meanwhile where there is no GIL. */
+static PyObject *
+coro_get_awaits(PyObject *op, void *Py_UNUSED(closure))
+{
+    CoroObject *self = (CoroObject *)op;
+    PyObject *delegate = self->delegate;
+#ifdef Py_GIL_DISABLED
+    unsigned long runs = RACY_LOAD(self->loop->thread_ident);
+    if (RACY_LOAD(self->phase) != CORO_SUSPENDED ||
+        (runs != 0 && runs != PyThread_get_thread_ident())) {
+        delegate = NULL;
+    }
+#endif
+    return Py_NewRef(delegate != NULL ? delegate : Py_None);
+}
+
 /* ---- lifetime -------------------------------------------------------------- */
 
 /* Spares of the type that is made most: they save a third of a short one's cost. Where
@@ -667,6 +684,7 @@ static PyGetSetDef coro_getsets[] = {
     {"cr_suspended", coro_get_suspended, NULL, "Whether it waits.", NULL},
     {"cr_frame", coro_get_none, NULL, "None: it is C code.", NULL},
     {"cr_code", coro_get_none, NULL, "None: it is C code.", NULL},
+    {"_awaits", coro_get_awaits, NULL, "What it awaits, or None.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -300,5 +300,7 @@ void loop_drop_futures(LoopObject *self);
 PyObject *tasks_create_future(PyObject *op, PyObject *ignored);
 PyObject *tasks_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                             PyObject *kwnames);
+/* trace(waits, creation): the module's function. */
+PyObject *tasks_trace(PyObject *module, PyObject *args);
 
 #endif

@@ -186,14 +186,41 @@ run_signal_handlers(LoopObject *self)
     return rc == 0 ? 0 : loop_report(self, "Exception in a signal handler", NULL);
 }
 
+/* 0 with something to do, else as run_idle_seconds(). 0, or -1. */
+static int
+run_seconds(LoopObject *self, double *seconds)
+{
+    *seconds = 0;
+    return run_is_idle(self) ? run_idle_seconds(self, seconds) : 0;
+}
+
+/* The signals' sockets are always watched: a loop with more waits for somebody outside. */
+enum { OWN_DESCRIPTORS = 1 };
+
+/* pyloop.tasks looks whether anything can end the wait that has no limit. 0, or -1. */
+static int
+run_tell_about_to_block(LoopObject *self, double *seconds)
+{
+    if (self->fds.watched > OWN_DESCRIPTORS) {
+        return 0;
+    }
+    PyObject *done = call_method0((PyObject *)self, self->state->str__about_to_block);
+    Py_XDECREF(done);
+    if (done == NULL && loop_report(self, "Exception in a deadlock trace", NULL) < 0) {
+        return -1;
+    }
+    return run_seconds(self, seconds); /* Python code ran */
+}
+
 static int
 run_poll(LoopObject *self)
 {
-    double seconds = 0;
-    if (run_signal_handlers(self) < 0) {
+    double seconds;
+    if (run_signal_handlers(self) < 0 || run_seconds(self, &seconds) < 0) {
         return -1;
     }
-    if (run_is_idle(self) && run_idle_seconds(self, &seconds) < 0) {
+    if (isinf(seconds) && RACY_LOAD(self->state->trace_waits) &&
+        run_tell_about_to_block(self, &seconds) < 0) {
         return -1;
     }
     return run_poll_for(self, seconds);

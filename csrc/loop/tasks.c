@@ -184,9 +184,8 @@ tasks_create_future(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 enum { CREATE_TASK_KEYWORDS = 8 };
 
-PyObject *
-tasks_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
-                  PyObject *kwnames)
+static PyObject *
+tasks_create(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *self = (LoopObject *)op;
     Py_ssize_t nkw = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
@@ -221,4 +220,33 @@ tasks_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     Py_DECREF(class);
     Py_DECREF(names);
     return task;
+}
+
+PyObject *
+tasks_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
+{
+    PyloopState *state = ((LoopObject *)op)->state;
+    PyObject *task = tasks_create(op, args, nargs, kwnames);
+    if (task != NULL && RACY_LOAD(state->trace_creation)) {
+        PyObject *noted = call_method1(op, state->str__task_created, task);
+        if (noted == NULL) {
+            Py_CLEAR(task);
+        }
+        Py_XDECREF(noted);
+    }
+    return task;
+}
+
+PyObject *
+tasks_trace(PyObject *module, PyObject *args)
+{
+    PyloopState *state = state_of_module(module);
+    int waits, creation;
+    if (!PyArg_ParseTuple(args, "pp:trace", &waits, &creation)) {
+        return NULL;
+    }
+    RACY_STORE(state->trace_waits, waits != 0);
+    RACY_STORE(state->trace_creation, creation != 0);
+    Py_RETURN_NONE;
 }

@@ -1,0 +1,321 @@
+"""All tasks of a loop at one moment, who awaits whom, and the text of it."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import gc
+import re
+from typing import TYPE_CHECKING, Any
+
+from pyloop import _creation, _forks, _owners, _waits
+from pyloop._waits import Place, Wait
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Info", "Snapshot", "TaskNode", "TaskTree", "all_loops", "take"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskNode:
+    """One task of a tree, as it was when tree() was called. Holds no task.
+
+    name: the task's. coroutine: the name of its coroutine's function. state: "waiting",
+    "running", or "ready" to run. place: the innermost line of the program's own code
+    where it waits or runs, None for a task that is asyncio's or C code alone. stack:
+    that and all other places, the task's own coroutine first. waits_for: what it waits
+    for, in words, "" unless waiting. created: where it was made, if that is known (debug
+    mode, trace_creation()). cancelling: how often cancel() was called without being
+    taken back, always 0 on Python 3.10. awaits: the tasks whose end it waits for,
+    through gather(), wait_for(), shield(), TaskGroup, wait(), as_completed(). repeated:
+    the task is elsewhere in the tree too, and `awaits` is told there alone.
+    """
+
+    name: str
+    coroutine: str
+    state: str
+    place: Place | None
+    stack: tuple[Place, ...]
+    waits_for: str
+    created: Place | None
+    cancelling: int
+    awaits: tuple[TaskNode, ...]
+    repeated: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskTree:
+    """The pending tasks of one loop.
+
+    loop: its repr(). roots: the tasks that no other task awaits; of tasks that await
+    each other in a circle, one. count: how many tasks there are.
+    """
+
+    loop: str
+    roots: tuple[TaskNode, ...]
+    count: int
+
+    def format(self, limit: int = 3) -> str:
+        """Return the tree as text, a line for each task and one for what it waits for.
+
+        limit: of tasks side by side that wait at the same places, at most so many are
+        written; their number follows.
+        """
+        tasks = "task" if self.count == 1 else "tasks"
+        lines = [f"{self.loop}: {self.count} {tasks}"]
+        lines += _format(self.roots, "", limit)
+        return "\n".join(lines)
+
+    def nodes(self) -> Iterator[TaskNode]:
+        """Every task once, each before those that it awaits."""
+        waiting = collections.deque(self.roots)
+        while waiting:
+            node = waiting.popleft()
+            if not node.repeated:
+                yield node
+                waiting.extend(node.awaits)
+
+
+# -- as text -----------------------------------------------------------------------
+
+
+def _title(node: TaskNode) -> str:
+    return f"{node.name}: {node.coroutine}()"
+
+
+def _details(node: TaskNode) -> Iterator[str]:
+    if node.repeated:
+        yield "(see above)"
+        return
+    if node.place is not None:
+        yield f"{node.state} at {node.place}"
+    else:
+        yield node.state
+    if node.waits_for:
+        yield f"for {node.waits_for}"
+    if node.cancelling > 0:
+        times = "once" if node.cancelling == 1 else f"{node.cancelling} times"
+        yield f"cancel() was called {times}, and it goes on"
+    if node.created is not None:
+        yield f"created at {node.created}"
+
+
+def _format(nodes: tuple[TaskNode, ...], indent: str, limit: int) -> Iterator[str]:
+    alike: collections.Counter[Any] = collections.Counter()
+    shown = []
+    for node in nodes:
+        key = (node.stack, node.waits_for, len(node.awaits), node.created)
+        alike[key] += 1
+        if alike[key] <= max(limit, 1):
+            shown.append((key, alike[key], node))
+    for index, (key, number, node) in enumerate(shown):
+        more = alike[key] - number if number == max(limit, 1) else 0
+        last = index == len(shown) - 1
+        yield f"{indent}{'└─ ' if last and not more else '├─ '}{_title(node)}"
+        inner = indent + ("   " if last and not more else "│  ")
+        for text in _details(node):
+            yield f"{inner}{'│  ' if node.awaits else '   '}{text}"
+        yield from _format(node.awaits, inner, limit)
+        if more:
+            yield f"{indent}{'└─ ' if last else '├─ '}and {more} more like that"
+
+
+# -- reading -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Info:
+    """What is known of one task. Holds the task and what it waits for."""
+
+    task: Any
+    chain: list[Any]
+    stack: tuple[Place, ...]
+    wait: Wait | None
+    running: bool
+    awaits: tuple[Any, ...] = ()  # tasks
+
+    @property
+    def place(self) -> Place | None:
+        for place in reversed(self.stack):
+            if not _waits.is_library(place.file):
+                return place
+        return None
+
+
+class Snapshot:
+    """The pending tasks of a loop, by their ids."""
+
+    def __init__(self, loop: Any) -> None:
+        self.loop = loop
+        self.infos: dict[int, Info] = {}
+        self.holds: dict[int, list[_owners.Hold]] = {}
+
+
+def _tasks_behind(future: Any, seen: set[int]) -> Iterator[Any]:
+    """The tasks that a future's end depends on, through gather() and shield()."""
+    if id(future) in seen or future.done():
+        return
+    seen.add(id(future))
+    if isinstance(future, asyncio.Task):
+        yield future
+        return
+    for target in _waits.expand(future).targets:
+        yield from _tasks_behind(target, seen)
+
+
+def _pending(loop: Any) -> list[Any]:
+    while True:
+        try:
+            found = asyncio.all_tasks(loop)
+        except RuntimeError:  # changed by another thread meanwhile
+            continue
+        return sorted(found, key=_order)
+
+
+def _order(task: Any) -> tuple[int, str]:
+    """By the number in the name that asyncio gives, which is that of creation."""
+    name = str(task.get_name())
+    match = re.fullmatch(r"Task-(\d+)", name)
+    return (int(match[1]), "") if match else (0, name)
+
+
+def take(loop: Any) -> Snapshot:
+    """Look at the loop's tasks."""
+    snapshot = Snapshot(loop)
+    current = asyncio.current_task(loop)
+    for task in _pending(loop):
+        chain = list(_waits.steps(task.get_coro()))
+        wait = _waits.wait_of(task, chain)
+        stack = _waits.places(chain)
+        info = Info(task, chain, stack, wait, task is current)
+        if wait is not None:
+            seen: set[int] = set()
+            behind = [list(_tasks_behind(target, seen)) for target in wait.targets]
+            found = [task for part in behind for task in part]
+            ordered = wait.kind in ("gather", "shield")
+            info.awaits = tuple(found if ordered else sorted(found, key=_order))
+        snapshot.infos[id(task)] = info
+    snapshot.holds = _owners.find(snapshot)
+    return snapshot
+
+
+def all_loops() -> list[Any]:
+    """Every open loop of the process."""
+    loops = [loop for loop in list(_forks.loops) if not loop.is_closed()]
+    for found in gc.get_objects():
+        if issubclass(type(found), asyncio.BaseEventLoop) and found not in loops:
+            if not getattr(found, "_closed", True):
+                loops.append(found)
+    return loops
+
+
+# -- in words ----------------------------------------------------------------------
+
+
+def plain(thing: Any) -> str:
+    """repr() without the address."""
+    try:
+        text = re.sub(r" at 0x[0-9a-f]+|0x[0-9a-f]+ ?", "", repr(thing))
+    except Exception as error:
+        text = f"<{type(thing).__name__}, whose repr() raises {type(error).__name__}>"
+    return text if len(text) <= 200 else text[:200] + "...>"
+
+
+def _count(targets: tuple[Any, ...]) -> str:
+    number = sum(not target.done() for target in targets)
+    return f"{number} {'task' if number == 1 else 'tasks'}"
+
+
+_PLAIN = {
+    "sleep": "the end of asyncio.sleep()",
+    "process": "the end of a child process",
+    "server": "the server's end",
+    "executor": "a thread or process of an executor",
+    "shield": "what asyncio.shield() shields",
+    "future": "a future that somebody has to set a result of",
+}
+
+
+def words(snapshot: Snapshot, wait: Wait) -> str:
+    """What a task waits for, as a phrase."""
+    if wait.kind == "lock" or wait.kind == "semaphore":
+        return f"{plain(wait.resource)}{_held_by(snapshot, wait.resource)}"
+    if wait.kind == "task":
+        return f"task {wait.future.get_name()}"
+    if wait.kind == "wait_for":
+        behind = [
+            str(task.get_name()) for task in _tasks_behind(wait.targets[0], set())
+        ]
+        return "wait_for() of " + (f"task {behind[0]}" if behind else "a future")
+    if wait.kind in ("gather", "wait", "as_completed"):
+        one = "one" if wait.any_of else "all"
+        return f"{one} of {_count(wait.targets)} in {wait.kind}()"
+    if wait.kind == "task group":
+        return f"{_count(wait.targets)} of its TaskGroup"
+    if wait.kind in _PLAIN:
+        return _PLAIN[wait.kind]
+    if wait.kind in ("stream", "socket"):
+        return f"{wait.call}()"
+    return f"{wait.call}() of {plain(wait.resource)}"
+
+
+def _held_by(snapshot: Snapshot, resource: Any) -> str:
+    holds = snapshot.holds.get(id(resource), [])
+    if not holds:
+        return ""
+    return (
+        ", held by "
+        + ", ".join(map(str, holds[:3]))
+        + (f" and {len(holds) - 3} more" if len(holds) > 3 else "")
+    )
+
+
+def _node(
+    snapshot: Snapshot, info: Info, done: dict[int, bool], deep: bool = True
+) -> TaskNode:
+    task = info.task
+    repeated = id(task) in done
+    awaits = ()
+    if deep and not repeated:
+        done[id(task)] = True
+        awaits = tuple(
+            _node(snapshot, snapshot.infos[id(inner)], done)
+            for inner in info.awaits
+            if id(inner) in snapshot.infos
+        )
+    cancelling = task.cancelling() if hasattr(task, "cancelling") else 0
+    state = "waiting" if info.wait is not None else "ready"
+    return TaskNode(
+        name=str(task.get_name()),
+        coroutine=getattr(task.get_coro(), "__qualname__", type(task).__name__),
+        state="running" if info.running else state,
+        place=info.place,
+        stack=info.stack,
+        waits_for=words(snapshot, info.wait) if info.wait is not None else "",
+        created=_creation.of(task),
+        cancelling=cancelling,
+        awaits=awaits,
+        repeated=repeated,
+    )
+
+
+def lone_node(snapshot: Snapshot, info: Info) -> TaskNode:
+    """The node of one task, without those that it awaits."""
+    return _node(snapshot, info, {}, deep=False)
+
+
+def tree_of(snapshot: Snapshot) -> TaskTree:
+    """The tree of what was seen."""
+    awaited = {id(inner) for info in snapshot.infos.values() for inner in info.awaits}
+    done: dict[int, bool] = {}
+    roots = [
+        _node(snapshot, info, done)
+        for key, info in snapshot.infos.items()
+        if key not in awaited
+    ]
+    for key, info in snapshot.infos.items():  # what is left is in circles
+        if key not in done:
+            roots.append(_node(snapshot, info, done))
+    return TaskTree(plain(snapshot.loop), tuple(roots), len(snapshot.infos))
