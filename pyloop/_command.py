@@ -86,6 +86,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="say at the end, on stderr, what the loops left open or lost",
     )
+    parser.add_argument(
+        "--trace-deadlocks",
+        action="store_true",
+        help="say so when a loop is about to wait for ever, and where tasks were made",
+    )
     return parser
 
 
@@ -151,6 +156,10 @@ def _apply(options: argparse.Namespace) -> None:
     """Do what the options ask for before there is a loop."""
     if options.accelerate:
         accelerate()
+    if options.trace_deadlocks:
+        from pyloop import tasks
+
+        tasks.trace_deadlocks()
     if options.debug:
         # What asyncio asks for each new loop; the environment is the program's.
         asyncio.coroutines._is_debug_mode = lambda: True  # type: ignore[attr-defined]

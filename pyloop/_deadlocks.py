@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 import gc
 import sys
 import types
@@ -95,7 +94,7 @@ def _full(function: Any) -> list[Any]:
 # -- what leads to an object -----------------------------------------------------------
 
 # Whatever these are, they may do something: a task is another loop's.
-_ENDS = (
+_ENDS: tuple[Any, ...] = (
     types.ModuleType,
     type,
     types.FrameType,
@@ -158,7 +157,7 @@ class _Search:
             item = referrers.pop()
             if item is level or item is referrers:
                 continue
-            if sys.getrefcount(item) < _own_references():
+            if sys.getrefcount(item) < _OWN:
                 continue  # nobody else has it: the arguments of the call above
             self._count(item, counts)
             if id(item) in self.mine:
@@ -187,7 +186,6 @@ def _ends(item: Any) -> bool:
     return isinstance(item, _ENDS)
 
 
-@functools.cache
 def _own_references() -> int:
     """What sys.getrefcount() counts of an object that a list alone has, as below."""
     for item in [object()]:
@@ -195,14 +193,17 @@ def _own_references() -> int:
     raise AssertionError
 
 
+_OWN = _own_references()
+
+
 def _all_found(level: list[Any], counts: dict[int, int]) -> bool:
     for item in level:
-        if sys.getrefcount(item) - _own_references() != counts[id(item)]:
+        if sys.getrefcount(item) - _OWN != counts[id(item)]:
             return False
     return True
 
 
-# -- which tasks are stuck ---------------------------------------------------------------
+# -- which tasks are stuck -------------------------------------------------------------
 
 
 _OUTSIDE = ("sleep", "socket", "stream", "process", "server", "executor")
@@ -334,7 +335,7 @@ def _reason(snapshot: Snapshot, info: Info) -> str:
 
 
 def find(snapshot: Snapshot, quiet: bool) -> tuple[Deadlock, ...]:
-    """The deadlocks of a snapshot. quiet: the loop has nothing to do and nobody else."""
+    """The deadlocks of a snapshot. quiet: nothing at all can make the loop go on."""
     judge = _Judge(snapshot, quiet)
     found = []
     cycles = judge.cycles()

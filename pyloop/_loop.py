@@ -336,7 +336,7 @@ class Loop(
         _creation.note(self, task)
 
     def _about_to_block(self) -> None:
-        """No timer, and no descriptor but our own: say so if nothing can end the wait."""
+        """No timer, no descriptor but our own: say so if nothing can end the wait."""
         from pyloop import _stalls
 
         _stalls.look(self)

@@ -3,8 +3,8 @@
 A task that is suspended in the body of `async with lock:` has the lock's bound
 __aexit__ on its coroutine's stack (from Python 3.14 on, the function and the lock, one
 after the other): the collector's gc.get_referents() shows it on every version. A lock
-that was acquired in another way leaves no trace, so while pyloop.tasks traces deadlocks,
-Lock and Semaphore note who acquires them and where.
+that was acquired in another way leaves no trace, so while pyloop.tasks traces
+deadlocks, Lock and Semaphore note who acquires them and where.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _release_of(original: Any) -> Any:
 
 
 def watch() -> None:
-    """Note from now on who acquires locks and semaphores; a second time does nothing."""
+    """Note from now on who acquires locks and semaphores."""
     if _replaced:
         return
     for cls in (asyncio.Lock, asyncio.Semaphore):

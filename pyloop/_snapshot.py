@@ -26,9 +26,9 @@ class TaskNode:
     "running", or "ready" to run. place: the innermost line of the program's own code
     where it waits or runs, None for a task that is asyncio's or C code alone. stack:
     that and all other places, the task's own coroutine first. waits_for: what it waits
-    for, in words, "" unless waiting. created: where it was made, if that is known (debug
-    mode, trace_creation()). cancelling: how often cancel() was called without being
-    taken back, always 0 on Python 3.10. awaits: the tasks whose end it waits for,
+    for, in words, "" unless waiting. created: where it was made, if that is known
+    (debug mode, trace_creation()). cancelling: how often cancel() was called without
+    being taken back, always 0 on Python 3.10. awaits: the tasks whose end it waits for,
     through gather(), wait_for(), shield(), TaskGroup, wait(), as_completed(). repeated:
     the task is elsewhere in the tree too, and `awaits` is told there alone.
     """
@@ -277,7 +277,7 @@ def _node(
 ) -> TaskNode:
     task = info.task
     repeated = id(task) in done
-    awaits = ()
+    awaits: tuple[TaskNode, ...] = ()
     if deep and not repeated:
         done[id(task)] = True
         awaits = tuple(

@@ -1,8 +1,8 @@
-"""A loop that is about to wait for ever, told while it is: pyloop.tasks.trace_deadlocks().
+"""A loop that is about to wait for ever: pyloop.tasks.trace_deadlocks().
 
 The loop calls look() when it has nothing to run, no timer and no descriptor but its own
-to watch. What else could end the wait is looked for here; if there is nothing, and tasks
-are pending, they never will end, and that is logged.
+to watch. What else could end the wait is looked for here; if there is nothing, and
+tasks are pending, they never will end, and that is logged.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ __all__ = ["is_quiet", "look"]
 logger = logging.getLogger("pyloop.tasks")
 
 _STATE = "_pyloop_told"
+_pool: Any = pool
 
 
 def _is_idle_worker(thread: threading.Thread, frames: dict[int, Any]) -> bool:
     """Whether a thread is a ThreadPoolExecutor's and has nothing to do."""
-    queues: Any = pool._threads_queues  # type: ignore[attr-defined]
+    queues = _pool._threads_queues
     queue = queues.get(thread)
     frame = frames.get(thread.ident or 0)
     if queue is None or frame is None or queue.qsize() > 0:
         return False
     # In its own loop, and between the items of work: it runs none.
-    if frame.f_code is not pool._worker.__code__:  # type: ignore[attr-defined]
+    if frame.f_code is not _pool._worker.__code__:
         return False
     return frame.f_locals.get("work_item") is None
 
@@ -77,7 +78,7 @@ def is_quiet(loop: Any) -> bool:
 
 def look(loop: Any) -> None:
     """Log that the loop will wait for ever, if so; once for each such state."""
-    tasks = asyncio.all_tasks(loop)
+    tasks: set[Any] = asyncio.all_tasks(loop)
     if not tasks or not is_quiet(loop):
         return
     told = frozenset((id(task), id(task._fut_waiter)) for task in tasks)

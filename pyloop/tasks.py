@@ -70,10 +70,10 @@ def find_deadlocks(
 
     loop: the running one by default; RuntimeError if there is none. Two kinds are told:
     "cycle", tasks that wait for each other, directly or through locks, semaphores,
-    gather() and so on; "orphan", a task that waits for something that only it, and other
-    tasks that can never go on, have a reference to. Whatever may still be ended by a
-    timer, a descriptor, a thread, or something that a running function, a module, a
-    class or C code refers to is not named. cancel() alone would end what is named.
+    gather() and so on; "orphan", a task that waits for something that only it, and
+    other tasks that can never go on, have a reference to. Whatever may still be ended
+    by a timer, a descriptor, a thread, or something that a running function, a module,
+    a class or C code refers to is not named. cancel() alone would end what is named.
 
     Who holds a lock is known if it is held by `async with`, or was acquired while
     trace_deadlocks() was on. It is supposed that whoever acquired one releases it.

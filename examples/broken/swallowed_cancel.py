@@ -5,7 +5,7 @@ import contextlib
 
 
 async def work(jobs):
-    while True:
+    for _attempt in range(2):
         with contextlib.suppress(asyncio.CancelledError):
             await jobs.get()  # culprit
 
