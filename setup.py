@@ -40,6 +40,8 @@ SOURCES = (
     "csrc/loop/tasks.c",
     "csrc/loop/fdmethods.c",
     "csrc/loop/run.c",
+    "csrc/loop/running.c",
+    "csrc/loop/watchdog.c",
     "csrc/loop/handle.c",
     "csrc/loop/handle_type.c",
     "csrc/loop/libuv.c",

@@ -10,7 +10,9 @@
 #include "loop/handle.h"
 #include "loop/loop.h"
 #include "loop/methods.h"
+#include "loop/running.h"
 #include "loop/sockets.h"
+#include "loop/watchdog.h"
 #include "transport/datagram.h"
 #include "transport/reader.h"
 #include "transport/stream.h"
@@ -35,7 +37,7 @@ module_exec(PyObject *module)
     if (err != 0) {
         return errors_raise_errno(err);
     }
-    if (state_init(state) < 0 || sockets_init(state) < 0) {
+    if (state_init(state) < 0 || sockets_init(state) < 0 || running_init(state) < 0) {
         return -1;
     }
     for (size_t i = 0; i < Py_ARRAY_LENGTH(type_table); i++) {
@@ -60,6 +62,13 @@ module_clear(PyObject *module)
 {
     state_clear(state_of_module(module));
     return 0;
+}
+
+static void
+module_free(void *module)
+{
+    (void)module_clear((PyObject *)module);
+    running_free(state_of_module((PyObject *)module));
 }
 
 static PyObject *
@@ -124,6 +133,7 @@ PyModuleDef pyloop_module_def = {
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,
+    .m_free = module_free,
 };
 
 PyMODINIT_FUNC PyInit__core(void); /* the interpreter finds it by name */

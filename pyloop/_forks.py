@@ -12,31 +12,52 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["loops"]
+from pyloop import _core
+
+__all__ = ["loops", "watchdogs"]
 
 loops: weakref.WeakSet[Any] = weakref.WeakSet()
 """Every loop that may be used in a child: _before_fork() is called in the parent, and
 _after_fork() in the child."""
 
+watchdogs: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Every active watchdog: its thread ends before a fork, and begins again in both."""
+
 
 def _before() -> None:
+    for watchdog in list(watchdogs):
+        watchdog._before_fork()
     for loop in loops:
         loop._before_fork()
+
+
+def _after_in_parent() -> None:
+    for watchdog in list(watchdogs):
+        watchdog._after_fork_in_parent()
 
 
 def _after_in_child() -> None:
     for loop in loops:
         loop._after_fork()
+    for watchdog in list(watchdogs):
+        watchdog._after_fork_in_child()
 
 
 def _alone(function: Callable[[], None]) -> Callable[[], None]:
-    """The function with nothing in its globals but what the two above use.
+    """The function with nothing in its globals but what those above use.
 
     What is registered for forks stays for as long as the interpreter; so it must not
     keep this module, and with that the package, which may be imported anew.
     """
-    return types.FunctionType(function.__code__, {"loops": loops})
+    return types.FunctionType(
+        function.__code__, {"loops": loops, "watchdogs": watchdogs}
+    )
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_alone(_before), after_in_child=_alone(_after_in_child))
+    os.register_at_fork(
+        before=_alone(_before),
+        # Later: from 3.13 on the interpreter counts the threads after this, and warns.
+        after_in_parent=_core.Watcher.deferred(_alone(_after_in_parent)),
+        after_in_child=_alone(_after_in_child),
+    )

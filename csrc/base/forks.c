@@ -8,12 +8,14 @@
 
 static pthread_once_t forks_once = PTHREAD_ONCE_INIT;
 static unsigned int forks;
+static unsigned long forks_ident;
 static int forks_error;
 
 static void
 forks_in_child(void)
 {
     forks++;
+    forks_ident = (unsigned long)pthread_self();
 }
 
 static void
@@ -33,4 +35,10 @@ unsigned int
 forks_count(void)
 {
     return forks;
+}
+
+unsigned long
+forks_thread(void)
+{
+    return forks_ident;
 }

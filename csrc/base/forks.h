@@ -10,4 +10,8 @@ int forks_init(void);
  * does. */
 unsigned int forks_count(void);
 
+/* In a process that was forked: the thread that did it and is this process's first, as
+ * threading.get_ident() numbers them. */
+unsigned long forks_thread(void);
+
 #endif

@@ -30,6 +30,7 @@
     X(TLSTransport, tlstransport)                                                      \
     X(ReadOp, readop)                                                                  \
     X(NameQuery, namequery)                                                            \
+    X(Watcher, watcher)                                                                \
     X(AccelFunction, accelfunction)                                                    \
     X(AccelCoro, accelcoro)                                                            \
     X(AccelGather, accelgather)
@@ -278,6 +279,8 @@
     X(timeout_exited, PYLOOP_TIMEOUTS, PYLOOP_IN_TIMEOUTS("_State.EXITED"))            \
     X(timeout_reschedule, PYLOOP_TIMEOUTS, PYLOOP_IN_TIMEOUTS("Timeout.reschedule"))
 
+typedef struct RunningLoops RunningLoops;
+
 /* Live objects, for tests: debug_stats() returns them. */
 #define PYLOOP_COUNTERS(X)                                                             \
     X(loops)                                                                           \
@@ -286,7 +289,8 @@
     X(datagrams)                                                                       \
     X(servers)                                                                         \
     X(sock_ops)                                                                        \
-    X(watches)
+    X(watches)                                                                         \
+    X(watchers)
 
 typedef struct {
 #define X(N, f) PyTypeObject *N##Type;
@@ -306,6 +310,7 @@ typedef struct {
     bool trace_creation;    /* and _task_created() */
     bool future_inits_once; /* tasks.c found out: Python 3.15's does */
     Watched watched[WATCHED_COUNT];
+    RunningLoops *running; /* owned: loop/running.c */
     Py_ssize_t
         sock_fd_offset; /* sockets.c: of the descriptor in a socket object, or 0 */
 #define X(n) Py_ssize_t live_##n;

@@ -12,6 +12,7 @@
 #include "loop/handle.h"
 #include "loop/methods.h"
 #include "loop/outbox.h"
+#include "loop/running.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -342,6 +343,9 @@ loop_dealloc(PyObject *op)
     LoopObject *self = (LoopObject *)op;
     PyTypeObject *tp = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
+    if (self->run_place != NULL) { /* its _thread_id was set by hand */
+        running_leave(self);
+    }
     (void)loop_clear(op);
     loop_close_core(self);
     if (self->counted) {
@@ -579,6 +583,12 @@ loop_set_thread_id(PyObject *op, PyObject *value, void *closure)
     else {
         RACY_STORE(self->thread_ident, ident);
         rc = loop_set_optional(op, value, closure);
+        if (ident != 0 && ident == PyThread_get_thread_ident()) {
+            running_enter(self);
+        }
+        else {
+            running_leave(self);
+        }
     }
     lock_exit(&hold);
     return rc;
@@ -604,6 +614,12 @@ static PyObject *
 loop_get_ready_count(PyObject *op, void *Py_UNUSED(closure))
 {
     return PyLong_FromSize_t(((LoopObject *)op)->ready.count);
+}
+
+static PyObject *
+loop_get_run_number(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(RACY_LOAD(((LoopObject *)op)->run_number));
 }
 
 static PyObject *
@@ -688,6 +704,8 @@ static PyGetSetDef loop_getsets[] = {
      NULL},
     {"_scheduled", LOCKED(loop_get_scheduled), loop_set_snapshot,
      "The timers, earliest first: a copy.", NULL},
+    {"_run_number", loop_get_run_number, NULL,
+     "Which run of the interpreter's loops this is; 0 while not running.", NULL},
     {"_poller", LOCKED(loop_poller_name), NULL, "How descriptors are watched.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

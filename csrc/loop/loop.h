@@ -83,11 +83,11 @@ struct LoopObject {
     FdTable fds;
 
     /* Poll skipping (run.c). */
-    bool poll_due;       /* the next tick polls whatever the counters say */
-    uint32_t since_poll; /* callbacks run since the last poll */
-    uint64_t last_poll_ticks;
-    uint64_t last_aside_ns; /* when a busy run last let the interpreter look around */
-    unsigned int depth;     /* nested runs */
+    bool poll_due;            /* the next tick polls whatever the counters say */
+    uint32_t since_poll;      /* callbacks run since the last poll */
+    uint64_t last_poll_ticks; /* watchdog.c reads it without a lock */
+    uint64_t last_aside_ns;   /* when a busy run last let the interpreter look around */
+    unsigned int depth;       /* nested runs */
 
     /* Work from other threads (threadsafe.c). */
     uv_mutex_t inbox_lock; /* from loop_new to dealloc */
@@ -106,11 +106,18 @@ struct LoopObject {
     size_t held;              /* owners in it */
     bool guarded;             /* it has its guard */
     size_t batch_left;        /* callbacks of this batch that are still to run */
-    uint32_t callback_serial; /* a number for each callback that run.c runs */
+    uint32_t callback_serial; /* a number for each callback that run.c runs; read by
+                               * watchdog.c without a lock */
     bool dispatching;         /* inside a callback run by run.c */
-    bool polling;             /* in a poll that may have given up the lock */
+    bool polling;             /* in a poll that may have given up the lock; the same */
     bool close_due;           /* the thread that polls is to close the loop */
     bool hold_writes;         /* PYLOOP_HOLD_WRITES */
+
+    /* Being run, for other threads (running.c): under its mutex. */
+    LoopObject *run_next;
+    LoopObject **run_place;   /* where the list points at this; NULL: not in it */
+    unsigned long run_thread; /* who runs it */
+    uint64_t run_number;      /* of this run, 0 while not running */
 
     char *scratch; /* SCRATCH_SIZE bytes for small reads; made at first use */
     DatagramSpares *datagrams; /* of transport/datagram_spares.c; made at first use */

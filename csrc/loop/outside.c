@@ -63,7 +63,7 @@ outside_pop_ready(PyObject *op, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_IndexError, "pop from an empty queue");
         return NULL;
     }
-    self->callback_serial++;
+    RACY_STORE(self->callback_serial, self->callback_serial + 1);
     self->dispatching = false; /* hold no writes: nobody says when the callback ends */
     return (PyObject *)outside_take_word(self);
 }

@@ -153,9 +153,9 @@ run_poll_for(LoopObject *self, double seconds)
         PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
         return -1;
     }
-    self->polling = true;
+    RACY_STORE(self->polling, true);
     int rc = fds_poll(self, seconds);
-    self->polling = false;
+    RACY_STORE(self->polling, false);
     if (self->close_due) {
         return run_close(self);
     }
@@ -164,7 +164,7 @@ run_poll_for(LoopObject *self, double seconds)
     }
     self->poll_due = false;
     self->since_poll = 0;
-    self->last_poll_ticks = run_ticks();
+    RACY_STORE(self->last_poll_ticks, run_ticks());
     if (self->fds.refused && self->fds.poller->report_refused(self) < 0) {
         return -1;
     }
@@ -305,7 +305,7 @@ static inline int
 run_next(LoopObject *self)
 {
     uint64_t word = ring_pop(&self->ready);
-    self->callback_serial++;
+    RACY_STORE(self->callback_serial, self->callback_serial + 1);
     int rc = !self->debug ? run_word(self, word) : run_word_debug(self, word);
     if (!ready_word_is_fd(word)) {
         Py_DECREF((PyObject *)(uintptr_t)word);
