@@ -66,6 +66,7 @@ struct AccelCoro {
     PyObject *args[ACCEL_ARGS]; /* strong or NULL */
     PyObject *held[ACCEL_HELD]; /* strong or NULL; the body says what they are */
     bool started;
+    bool starts;    /* the first step: it has been asked whether the loop runs */
     bool delegated; /* asyncio's coroutine does it all */
     bool waits;     /* for held[ACCEL_WAITER], which it yielded itself */
     bool waited;    /* it did, and the result was nothing */
@@ -86,8 +87,8 @@ LoopObject *accel_running_loop(PyloopState *state);
 int accel_runs(LoopObject *loop);
 /* asyncio.current_task(loop): None, or the task. */
 PyObject *accel_current_task(LoopObject *loop);
-/* loop.create_future() */
-PyObject *accel_create_future(LoopObject *loop);
+/* loop.create_future(), for a body. */
+PyObject *accel_create_future(AccelCoro *self);
 /* A coroutine; NULL without an exception: asyncio's is to be made. */
 PyObject *accel_coro_new(AccelFunction *function, const AccelBody *body,
                          PyObject *const *args, Py_ssize_t nargs);

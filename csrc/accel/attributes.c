@@ -41,7 +41,7 @@ accel_wait_in(AccelCoro *self, PyObject *object, PyObject *bound_to, PyObject *w
             return accel_delegate(self); /* another one runs here since the start */
         }
     }
-    PyObject *future = accel_create_future(self->coro.loop);
+    PyObject *future = accel_create_future(self);
     if (future == NULL) {
         return CORO_ERROR;
     }

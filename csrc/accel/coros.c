@@ -41,9 +41,10 @@ accel_current_task(LoopObject *loop)
 }
 
 PyObject *
-accel_create_future(LoopObject *loop)
+accel_create_future(AccelCoro *self)
 {
-    int runs = accel_runs(loop);
+    LoopObject *loop = self->coro.loop;
+    int runs = self->starts ? 1 : accel_runs(loop);
     if (runs < 0) {
         return NULL;
     }
@@ -167,7 +168,10 @@ accel_resume(CoroObject *coro, PyObject *value, PyObject **result)
     if (runs <= 0) {
         return runs < 0 ? CORO_ERROR : accel_delegate(self);
     }
-    return accel_body(self)->start(self, result);
+    self->starts = true;
+    CoroStatus status = accel_body(self)->start(self, result);
+    self->starts = false;
+    return status;
 }
 
 CoroStatus

@@ -51,7 +51,7 @@ static CoroStatus
 sleep_start_timer(AccelCoro *self, PyObject **result)
 {
     LoopObject *loop = self->coro.loop;
-    PyObject *future = accel_create_future(loop);
+    PyObject *future = accel_create_future(self);
     if (future == NULL) {
         return CORO_ERROR;
     }

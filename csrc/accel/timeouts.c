@@ -171,18 +171,30 @@ timeout_at_call(AccelFunction *self, PyObject *const *args, Py_ssize_t nargs,
 
 /* ---- entering -------------------------------------------------------------------- */
 
-/* Whether timeout.reschedule() is asyncio's: 1, 0, -1. */
+/* Whether its methods are those of asyncio's class: 1, 0, -1. */
 static int
-timeout_reschedules(PyloopState *state, PyObject *timeout)
+timeout_has_asyncios(PyloopState *state, PyObject *timeout)
 {
-    PyObject *method = PyObject_GetAttr(timeout, state->str_reschedule);
-    if (method == NULL) {
+    if (!watched_is_unchanged(&state->watched[WATCHED_TIMEOUT])) {
+        return 0;
+    }
+    PyObject *dict;
+#if PY_VERSION_HEX >= 0x030D0000
+    /* Of a class with slots, it makes no dict where there is none. */
+    PyObject **place = _PyObject_GetDictPtr(timeout);
+    dict = place != NULL ? Py_XNewRef(RACY_LOAD(*place)) : NULL;
+    if (dict == NULL) {
+        return 1;
+    }
+#else
+    dict = PyObject_GenericGetDict(timeout, NULL);
+    if (dict == NULL) {
         return -1;
     }
-    int same = PyMethod_Check(method) &&
-               PyMethod_GET_FUNCTION(method) == state->timeout_reschedule;
-    Py_DECREF(method);
-    return same;
+#endif
+    int bare = PyDict_GET_SIZE(dict) == 0;
+    Py_DECREF(dict);
+    return bare;
 }
 
 /* Whether its time is still to come, or never will: the rest is asyncio's. */
@@ -199,7 +211,7 @@ timeout_is_ahead(LoopObject *loop, PyObject *when)
 static int
 timeout_start(LoopObject *loop, PyObject *timeout, PyObject *when)
 {
-    PyObject *args[] = {when, PyObject_GetAttr(timeout, loop->state->str__on_timeout)};
+    PyObject *args[] = {when, PyMethod_New(loop->state->timeout_on_timeout, timeout)};
     PyObject *handler =
         args[1] != NULL ? timers_call_at((PyObject *)loop, args, 2, NULL) : NULL;
     Py_XDECREF(args[1]);
@@ -214,9 +226,12 @@ timeout_start(LoopObject *loop, PyObject *timeout, PyObject *when)
 static int
 timeout_enter(LoopObject *loop, PyObject *timeout, PyObject *task, PyObject *when)
 {
-    timeout_set(timeout, TIMEOUT_STATE, loop->state->timeout_entered);
+    PyloopState *state = loop->state;
+    timeout_set(timeout, TIMEOUT_STATE, state->timeout_entered);
     timeout_set(timeout, TIMEOUT_TASK, task);
-    PyObject *cancelling = call_method0(task, loop->state->str_cancelling);
+    PyObject *cancelling =
+        accel_call0((PyTypeObject *)state->TaskClass, state->task_cancelling, task,
+                    state->str_cancelling);
     if (cancelling == NULL) {
         return -1;
     }
@@ -237,7 +252,7 @@ enter_start(AccelCoro *self, PyObject **result)
     PyObject *when = timeout_get(timeout, TIMEOUT_WHEN);
     int known = timeout_is_ahead(loop, when);
     if (known > 0) {
-        known = timeout_reschedules(loop->state, timeout);
+        known = timeout_has_asyncios(loop->state, timeout);
     }
     if (known > 0) {
         task = accel_current_task(loop);

@@ -134,7 +134,6 @@
     X(_maxsize)                                                                        \
     X(message)                                                                         \
     X(name)                                                                            \
-    X(_on_timeout)                                                                     \
     X(_outgoing)                                                                       \
     X(_outgoing_high_water)                                                            \
     X(pause_reading)                                                                   \
@@ -163,7 +162,6 @@
     X(remove)                                                                          \
     X(_report_callback_error)                                                          \
     X(result)                                                                          \
-    X(reschedule)                                                                      \
     X(_resume)                                                                         \
     X(resume_reading)                                                                  \
     X(resume_writing)                                                                  \
@@ -277,7 +275,8 @@
     X(timeout_created, PYLOOP_TIMEOUTS, PYLOOP_IN_TIMEOUTS("_State.CREATED"))          \
     X(timeout_entered, PYLOOP_TIMEOUTS, PYLOOP_IN_TIMEOUTS("_State.ENTERED"))          \
     X(timeout_exited, PYLOOP_TIMEOUTS, PYLOOP_IN_TIMEOUTS("_State.EXITED"))            \
-    X(timeout_reschedule, PYLOOP_TIMEOUTS, PYLOOP_IN_TIMEOUTS("Timeout.reschedule"))
+    X(timeout_on_timeout, PYLOOP_TIMEOUTS, PYLOOP_IN_TIMEOUTS("Timeout._on_timeout"))  \
+    X(task_cancelling, PYLOOP_TIMEOUTS, PYLOOP_IN_TIMEOUTS("tasks.Task.cancelling"))
 
 typedef struct RunningLoops RunningLoops;
 

@@ -42,7 +42,7 @@ static const struct {
     [WATCHED_BOUNDED_SEMAPHORE] = {"asyncio.locks",
                                    "BoundedSemaphore",
                                    {"locked", "_get_loop"}},
-    [WATCHED_TIMEOUT] = {PYLOOP_TIMEOUTS, "Timeout", {"__init__", "__new__"}},
+    [WATCHED_TIMEOUT] = {PYLOOP_TIMEOUTS, "Timeout", {"__init__", "__new__", "reschedule", "_on_timeout"}},
 };
 
 /* 1, 0 without such a class or attribute, -1. */
