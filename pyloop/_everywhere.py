@@ -1,9 +1,9 @@
 """Make every loop of a process one of pyloop's, whoever makes it and however.
 
-For ``python -m pyloop``. pyloop.install() does what a library may do, which is to set a
-policy; a program that sets another policy, or calls a loop's class, gets by it. Here
-the classes themselves are changed, so the program sees the policy and the names that it
-expects.
+For ``python -m pyloop`` and the pytest plugin. pyloop.install() does what a library may
+do, which is to set a policy; a program that sets another policy, or calls a loop's
+class, gets by it. Here the classes themselves are changed, so the program sees the
+policy and the names that it expects.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-__all__ = ["take_over"]
+__all__ = ["give_back", "take_over"]
 
 # Also asyncio.SelectorEventLoop, asyncio.EventLoop (3.13) and what policies call.
 _AsyncioLoop: Any = unix_events._UnixSelectorEventLoop
@@ -38,6 +38,15 @@ def take_over() -> None:
         _take_over_uvloop(sys.modules["uvloop"])
     else:
         sys.meta_path.insert(0, _UvloopFinder())
+
+
+def give_back() -> None:
+    """Undo take_over(), but for an uvloop that was imported in between."""
+    if "__new__" in vars(_AsyncioLoop):
+        del _AsyncioLoop.__new__
+    sys.meta_path[:] = [
+        finder for finder in sys.meta_path if not isinstance(finder, _UvloopFinder)
+    ]
 
 
 def _new(cls: type, selector: Any = None, *args: Any, **kwargs: Any) -> Any:

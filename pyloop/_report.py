@@ -15,7 +15,7 @@ from pyloop._transports import open_transports
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Report"]
+__all__ = ["Report", "task_text"]
 
 MOST = 20
 """How many of each kind of finding are shown; the others are counted."""
@@ -58,7 +58,7 @@ class Report:
         """Note what a loop has open that runs no more."""
         self.loops += 1
         for task in asyncio.all_tasks(loop):
-            self.tasks.add(_task_text(task))
+            self.tasks.add(task_text(task))
         for transport in open_transports(loop):
             self.transports.add(str(transport))
 
@@ -101,7 +101,7 @@ class _Findings:
             yield f"  and {len(self.counts) - MOST} others"
 
 
-def _task_text(task: asyncio.Task[Any]) -> str:
+def task_text(task: asyncio.Task[Any]) -> str:
     """A task: its name, its coroutine and the line that it waits at."""
     frames = task.get_stack(limit=1)
     place = ""
