@@ -86,6 +86,7 @@ IN_PROCESS = (
     "gather_sleep",
     "create_task",
     "wait_for",
+    "timeout",
     "queue",
     "future",
     "run_in_executor",
@@ -102,7 +103,7 @@ GOALS = (
     *(at_least(key, 1.0) for key in IN_PROCESS),
     *(
         at_least(key, 2.0, subject=loops.ACCELERATED)
-        for key in ("gather_sleep", "wait_for", "queue")
+        for key in ("gather_sleep", "wait_for", "timeout", "queue")
     ),
     at_most("echo_1k", 1.08, loops.RAW),
     at_most("echo_1k", 1.0),
