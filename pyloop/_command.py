@@ -91,11 +91,17 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="say so when a loop is about to wait for ever, and where tasks were made",
     )
+    parser.add_argument(
+        "--watchdog",
+        type=float,
+        metavar="SECONDS",
+        help="say so, while it lasts, when a callback blocks its loop for longer",
+    )
     return parser
 
 
 # Of the options above those that are followed by a value.
-_WITH_VALUE: frozenset[str] = frozenset()
+_WITH_VALUE = frozenset({"--watchdog"})
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -160,6 +166,13 @@ def _apply(options: argparse.Namespace) -> None:
         from pyloop import tasks
 
         tasks.trace_deadlocks()
+    if options.watchdog is not None:
+        from pyloop import watchdog
+
+        try:
+            watchdog.start(options.watchdog)
+        except ValueError as exc:
+            _parser().error(f"--watchdog: {exc}")
     if options.debug:
         # What asyncio asks for each new loop; the environment is the program's.
         asyncio.coroutines._is_debug_mode = lambda: True  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import weakref
 from asyncio import runners
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pyloop import _everywhere, _forks
+from pyloop import _everywhere, _forks, watchdog
 from pyloop._loop import Loop
 from pyloop._report import task_text
 from pyloop._transports import open_transports
@@ -53,6 +54,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what tests may not leave on a pyloop loop, comma-separated: "
         f"{', '.join(_KINDS)} (the default is all), or none",
     )
+    group.addoption(
+        "--loop-block-limit",
+        type=float,
+        metavar="SECONDS",
+        help="fail a test in which a callback blocks a pyloop loop for longer",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,6 +67,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "loop_leaks(allowed=None, *, tasks=..., transports=..., descriptors=...): "
         "False lets this test leave these (loop_leaks(False): anything), True not",
+    )
+    config.addinivalue_line(
+        "markers",
+        "loop_block_limit(seconds): this test's limit instead of --loop-block-limit; "
+        "None: no limit",
     )
     leaks = _Leaks(_chosen_kinds(config.getoption("--loop-leaks")))
     config.stash[_WATCH] = leaks
@@ -86,13 +98,19 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Hold a test's call, without its fixtures, to what it may leave."""
     leaks = item.config.stash[_WATCH]
     kinds = _kinds_of(item, leaks.kinds)
+    limit = _block_limit_of(item)
+    blocks: dict[int, str] = {}
     leaks.begin(kinds)
     try:
-        result = yield
+        with _watched(limit, blocks):
+            result = yield
     finally:
         left = leaks.end()
+    problems = list(blocks.values())
     if left:
-        pytest.fail("the test has left\n" + "\n".join(left), pytrace=False)
+        problems.append("the test has left\n" + "\n".join(left))
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
     return result
 
 
@@ -121,6 +139,33 @@ def _kinds_of(item: pytest.Item, kinds: frozenset[str]) -> frozenset[str]:
         for kind, forbidden in {**switched, **marker.kwargs}.items():
             (chosen.add if forbidden else chosen.discard)(kind)
     return frozenset(chosen)
+
+
+def _block_limit_of(item: pytest.Item) -> float | None:
+    marker = item.get_closest_marker("loop_block_limit")
+    if marker is None:
+        limit = item.config.getoption("--loop-block-limit")
+    elif len(marker.args) == 1 and not marker.kwargs:
+        limit = marker.args[0]
+    else:
+        raise pytest.UsageError(
+            f"{item.nodeid}: loop_block_limit takes a number of seconds, or None"
+        )
+    return None if limit is None else float(limit)
+
+
+@contextlib.contextmanager
+def _watched(limit: float | None, blocks: dict[int, str]) -> Generator[None]:
+    """Note what blocks a loop for longer than limit, by its number."""
+    if limit is None:
+        yield
+        return
+
+    def note(block: watchdog.Block) -> None:  # first while it blocks, with the stack
+        blocks.setdefault(block.number, str(block))
+
+    with watchdog.start(limit, callback=note, rate=math.inf, gil_threshold=None):
+        yield
 
 
 # -- what a test leaves ------------------------------------------------------------

@@ -390,7 +390,34 @@ def test_accelerate(tmp_path):
     assert plain != fast == "pyloop._core\n"
 
 
-@pytest.mark.parametrize("words", [[], ["--nothing", "x.py"], ["-m"], ["-c"]], ids=str)
+@pytest.mark.parametrize("option", [["--watchdog", "0.05"], ["--watchdog=0.05"]])
+def test_watchdog(tmp_path, option):
+    (tmp_path / "blocks.py").write_text(
+        "import asyncio, sys, time\n"
+        "async def main():\n"
+        "    time.sleep(0.5)\n"
+        "asyncio.run(main())\n"
+        "print(sys.argv)\n"
+    )
+    out, error, status = outcome(tmp_path, "-m", "pyloop", *option, "blocks.py", "a")
+    assert (out, status) == ("['blocks.py', 'a']\n", 0)
+    assert "has blocked the event loop" in error and "blocks.py:3" in error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--nothing", "x.py"],
+        ["-m"],
+        ["-c"],
+        ["--watchdog"],
+        ["--watchdog", "x.py"],
+        ["--watchdog=0", "x.py"],
+        ["--watchdog", "nan", "x.py"],
+    ],
+    ids=str,
+)
 def test_wrong_usage(tmp_path, words):
     out, error, status = outcome(tmp_path, "-m", "pyloop", *words)
     assert (out, status) == ("", 2)

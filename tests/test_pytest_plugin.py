@@ -327,6 +327,41 @@ def test_debug_mode_names_the_place(tmp_path):
     assert f"created at {tmp_path}/test_it.py:{line}" in output
 
 
+# --- what blocks the loop -------------------------------------------------------------
+
+
+def test_what_blocks(tmp_path):
+    source = """
+        import pytest, time
+
+        async def block():
+            time.sleep(0.8)
+
+        def test_blocks():
+            asyncio.run(block())
+
+        def test_waits():
+            asyncio.run(asyncio.sleep(0.5))
+
+        @pytest.mark.loop_block_limit(None)
+        def test_may_block():
+            asyncio.run(block())
+
+        @pytest.mark.loop_block_limit(60)
+        def test_may_block_longer():
+            asyncio.run(block())
+        """
+    outcomes, output = session(tmp_path, source, "--loop-block-limit=0.4")
+    assert list(outcomes.values()) == ["failed", "passed", "passed", "passed"], output
+    line = (ON_PYLOOP + textwrap.dedent(source)).splitlines().index(
+        "    time.sleep(0.8)"
+    ) + 1
+    assert f"test_it.py:{line}" in reports(output, "test_blocks")
+    source = source.replace("loop_block_limit(60)", "loop_block_limit(0.4)")
+    outcomes, output = session(tmp_path, source, "-k", "longer")
+    assert list(outcomes.values()) == ["failed"], output
+
+
 # --- what it is not ------------------------------------------------------------------
 
 
