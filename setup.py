@@ -36,6 +36,7 @@ SOURCES = (
     "csrc/ds/ring.c",
     "csrc/loop/loop.c",
     "csrc/loop/methods.c",
+    "csrc/loop/metrics.c",
     "csrc/loop/report.c",
     "csrc/loop/tasks.c",
     "csrc/loop/fdmethods.c",

@@ -28,6 +28,7 @@ from pyloop._sendfile import SendfileMethods
 from pyloop._subprocess import Child, SubprocessMethods
 from pyloop._tls import make_protocol, start_tls
 from pyloop._transports import TransportMethods
+from pyloop.metrics import Metrics, measured, read
 
 if TYPE_CHECKING:
     import ssl
@@ -39,6 +40,8 @@ __all__ = ["Loop"]
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
 _SelectorLoop: Any = selector_events.BaseSelectorEventLoop
 _base_events: Any = base_events
+
+_run_in_executor: Any = asyncio.BaseEventLoop.run_in_executor
 
 # The kind of a socket that does not block from the start, where there is one.
 _NONBLOCKING = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
@@ -68,6 +71,7 @@ class Loop(
 
     if TYPE_CHECKING:  # of asyncio's class, which its published types leave out
         _internal_fds: int
+        _default_executor: Any
 
         def _check_closed(self) -> None: ...
         def _check_running(self) -> None: ...
@@ -343,6 +347,26 @@ class Loop(
 
     def _step_aside(self) -> None:
         """Do nothing, in Python: as a call begins, the interpreter looks around."""
+
+    # -- metrics ---------------------------------------------------------------------
+
+    def metrics(self) -> Metrics:
+        """Return a reading of what the loop has counted of itself.
+
+        From any thread, and of a loop that is closed or does not run, too. See
+        pyloop.metrics.Metrics for each field and its unit.
+        """
+        return read(self)
+
+    if not TYPE_CHECKING:  # the types of asyncio's class are its
+
+        def run_in_executor(self, executor, func, *args):
+            """As asyncio's; jobs of the default executor are counted in metrics()."""
+            if executor is None and measured(self._default_executor):
+                if self._debug:
+                    self._check_callback(func, "run_in_executor")
+                func = self._executor_job(func)
+            return _run_in_executor(self, executor, func, *args)
 
     # -- closing ---------------------------------------------------------------------
 

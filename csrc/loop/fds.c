@@ -326,6 +326,7 @@ fds_dispatch_direction(LoopObject *loop, int fd, uint32_t generation,
     FdCallback ready = slot->ready;
     PyObject *owner = Py_NewRef(slot->owner);
     int rc = ready(loop, owner);
+    metrics_ran(loop, &loop->metrics, owner);
     if (rc > 0) {
         entry = fds_entry(loop, fd);
         if (entry != NULL && entry_slot(entry, direction)->owner == owner) {

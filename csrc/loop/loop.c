@@ -163,6 +163,7 @@ loop_check_fork(LoopObject *self)
     self->forks = forks; /* first: what follows comes back here */
     self->polling =
         false; /* forked by another thread: no thread of this process polls */
+    metrics_check_fork(self);
     int rc = self->fds.poller->after_fork(self);
     if (rc < 0) {
         self->forks = noted;
@@ -245,6 +246,7 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     }
     RACY_ADD(self->state->live_loops, 1);
     self->counted = true;
+    metrics_init(self);
     loop_refresh_overrides(self);
     MADE(self);
     return (PyObject *)self;
@@ -317,7 +319,8 @@ loop_traverse(PyObject *op, visitproc visit, void *arg)
     for (unsigned int i = 0; i < self->spare_timers.count; i++) {
         Py_VISIT((PyObject *)self->state->TimerHandleType);
     }
-    return fds_visit(&self->fds, visit, arg);
+    int rc = metrics_traverse(&self->metrics, visit, arg);
+    return rc != 0 ? rc : fds_visit(&self->fds, visit, arg);
 }
 
 static int
@@ -334,6 +337,7 @@ loop_clear(PyObject *op)
     Py_CLEAR(self->task_keywords);
     loop_drop_futures(self);
     Py_CLEAR(self->current_handle);
+    metrics_clear(&self->metrics);
     return 0; /* module stays until dealloc: it owns *state */
 }
 
@@ -677,6 +681,7 @@ LOCKED_O(outside_poll)
 LOCKED_NOARGS(outside_pop_ready)
 LOCKED_O(outside_dispatch)
 LOCKED_O(loop_add_callback)
+LOCKED_NOARGS(metrics_read)
 LOCKED_O(loop_add_callback_signalsafe)
 LOCKED_GETTER(loop_poller_name)
 LOCKED_GETTER(loop_get_ready)
@@ -839,6 +844,11 @@ static PyMethodDef loop_methods[] = {
     {"_dispatch", LOCKED(outside_dispatch), METH_O, NULL},
     {"_close_core", LOCKED(loop_close_core_method), METH_NOARGS,
      "_close_core($self, /)\n--\n\nDrop all that the loop holds; the end of close()."},
+    {"_read_metrics", LOCKED(metrics_read), METH_NOARGS,
+     "_read_metrics($self, /)\n--\n\nWhat pyloop.metrics makes a Metrics of."},
+    {"_executor_job", metrics_executor_job, METH_O,
+     "_executor_job($self, function, /)\n--\n\n"
+     "A callable that does what function does, and counts it as an executor's job."},
     {"_write_to_self", loop_write_to_self, METH_NOARGS, NULL},
     {"_add_callback", LOCKED(loop_add_callback), METH_O, NULL},
     {"_add_callback_signalsafe", LOCKED(loop_add_callback_signalsafe), METH_O, NULL},

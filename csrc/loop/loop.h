@@ -21,6 +21,7 @@
 #include "ds/heap.h"
 #include "ds/ring.h"
 #include "loop/fds.h"
+#include "loop/metrics.h"
 
 #include <assert.h>
 #include <uv.h>
@@ -83,11 +84,9 @@ struct LoopObject {
     FdTable fds;
 
     /* Poll skipping (run.c). */
-    bool poll_due;            /* the next tick polls whatever the counters say */
-    uint32_t since_poll;      /* callbacks run since the last poll */
-    uint64_t last_poll_ticks; /* watchdog.c reads it without a lock */
-    uint64_t last_aside_ns;   /* when a busy run last let the interpreter look around */
-    unsigned int depth;       /* nested runs */
+    bool poll_due;          /* the next tick polls whatever the counters say */
+    uint64_t last_aside_ns; /* when a busy run last let the interpreter look around */
+    unsigned int depth;     /* nested runs */
 
     /* Work from other threads (threadsafe.c). */
     uv_mutex_t inbox_lock; /* from loop_new to dealloc */
@@ -121,6 +120,7 @@ struct LoopObject {
 
     char *scratch; /* SCRATCH_SIZE bytes for small reads; made at first use */
     DatagramSpares *datagrams; /* of transport/datagram_spares.c; made at first use */
+    LoopMetrics metrics;
 };
 
 enum { SCRATCH_SIZE = 256 * 1024 };

@@ -73,6 +73,7 @@ PyObject *
 outside_dispatch(PyObject *op, PyObject *number)
 {
     uint64_t word = PyLong_AsUnsignedLongLong(number);
+    ((LoopObject *)op)->metrics.last = clock_ticks();
     if ((word == (uint64_t)-1 && PyErr_Occurred()) ||
         fds_dispatch((LoopObject *)op, word) < 0) {
         return NULL;

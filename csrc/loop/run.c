@@ -15,7 +15,6 @@
 #include "loop/outbox.h"
 
 #include <math.h>
-#include <time.h>
 
 enum { POLL_CALLBACKS = 32 };
 
@@ -26,29 +25,10 @@ enum { POLL_CALLBACKS = 32 };
  * beyond it. */
 #define ASIDE_NS UINT64_C(1000000)
 
-static inline uint64_t
-run_ns(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail for this clock */
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
-
-/* A cheap measure of passing time: a third of clock_gettime's cost where there is one. */
-static inline uint64_t
-run_ticks(void)
-{
-#if defined(__x86_64__)
-    return __builtin_ia32_rdtsc();
-#else
-    return run_ns() * 2;
-#endif
-}
-
 double
 loop_clock(void)
 {
-    return (double)run_ns() / 1e9;
+    return (double)clock_ns() / 1e9;
 }
 
 int
@@ -102,8 +82,9 @@ static inline bool
 run_poll_due(LoopObject *self)
 {
     return self->poll_due || RACY_LOAD(self->stopping) || self->debug ||
-           self->poll_every_tick || self->since_poll >= POLL_CALLBACKS ||
-           run_ticks() - self->last_poll_ticks >= POLL_TICKS;
+           self->poll_every_tick ||
+           self->callback_serial - self->metrics.serial >= POLL_CALLBACKS ||
+           self->metrics.last - self->metrics.poll_end >= POLL_TICKS;
 }
 
 /* Runs a Python function that does nothing, if it was not done for ASIDE_NS: there the
@@ -113,7 +94,7 @@ run_poll_due(LoopObject *self)
 static int
 run_step_aside(LoopObject *self)
 {
-    uint64_t now = run_ns();
+    uint64_t now = clock_ns();
     if (now - self->last_aside_ns < ASIDE_NS) {
         return 0;
     }
@@ -153,9 +134,13 @@ run_poll_for(LoopObject *self, double seconds)
         PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
         return -1;
     }
+    if (seconds > 0) {
+        metrics_wait_begins(&self->metrics);
+    }
     RACY_STORE(self->polling, true);
     int rc = fds_poll(self, seconds);
     RACY_STORE(self->polling, false);
+    metrics_polled(&self->metrics, seconds > 0, self->callback_serial);
     if (self->close_due) {
         return run_close(self);
     }
@@ -163,8 +148,6 @@ run_poll_for(LoopObject *self, double seconds)
         return -1;
     }
     self->poll_due = false;
-    self->since_poll = 0;
-    RACY_STORE(self->last_poll_ticks, run_ticks());
     if (self->fds.refused && self->fds.poller->report_refused(self) < 0) {
         return -1;
     }
@@ -232,7 +215,10 @@ loop_poll(LoopObject *self, double seconds)
     if (self->held > 0) {
         outbox_flush(self);
     }
-    if (run_poll_for(self, run_is_idle(self) ? seconds : 0) < 0) {
+    bool entered = metrics_enter(&self->metrics);
+    int rc = run_poll_for(self, run_is_idle(self) ? seconds : 0);
+    metrics_leave(&self->metrics, entered);
+    if (rc < 0) {
         return -1;
     }
     return RACY_LOAD(self->inbox_waiting) ? threadsafe_take_inbox(self) : 0;
@@ -300,18 +286,37 @@ run_word_debug(LoopObject *self, uint64_t word)
     return rc;
 }
 
-/* Runs one word, drops its reference, and sends what a transport held back meanwhile. */
+/* Runs one word, drops its reference, and sends what a transport held back meanwhile. A
+ * descriptor's callbacks are timed by fds.c, one that nobody waits for by nobody. */
 static inline int
-run_next(LoopObject *self)
+run_next(LoopObject *self, bool timed)
 {
     uint64_t word = ring_pop(&self->ready);
     RACY_STORE(self->callback_serial, self->callback_serial + 1);
+    if (!timed && ready_word_is_fd(word)) {
+        self->metrics.last = clock_ticks();
+    }
     int rc = !self->debug ? run_word(self, word) : run_word_debug(self, word);
     if (!ready_word_is_fd(word)) {
+        if (timed) {
+            metrics_ran(self, &self->metrics, (PyObject *)(uintptr_t)word);
+        }
         Py_DECREF((PyObject *)(uintptr_t)word);
     }
     if (self->held > 0 && (self->batch_left == 0 || !self->guarded)) {
         outbox_flush(self);
+    }
+    return rc;
+}
+
+/* A nested run may take what this batch counted. */
+static inline int
+run_words(LoopObject *self, size_t todo, bool timed)
+{
+    int rc = 0;
+    while (todo > 0 && self->ready.count > 0 && rc == 0) {
+        self->batch_left = --todo;
+        rc = run_next(self, timed);
     }
     return rc;
 }
@@ -323,14 +328,12 @@ run_batch(LoopObject *self)
     size_t todo = self->ready.count;
     bool outer = self->dispatching;
     size_t outer_left = self->batch_left;
-    int rc = 0;
-    self->since_poll += (uint32_t)todo;
+    uint64_t begin = self->metrics.last;
+    bool timed = metrics_batch_begins(&self->metrics, todo, self->callback_serial);
     self->dispatching = true;
-    /* A nested run may take what this batch counted. */
-    while (todo > 0 && self->ready.count > 0 && rc == 0) {
-        self->batch_left = --todo;
-        rc = run_next(self);
-    }
+    /* Two copies: what times nothing has no question to ask for each. */
+    int rc = timed ? run_words(self, todo, true) : run_words(self, todo, false);
+    metrics_batch_ends(&self->metrics, todo, timed, begin);
     self->dispatching = outer;
     self->batch_left = outer_left;
     if (self->held > 0) { /* an error ended the batch, or a nested run its rest */
@@ -360,7 +363,10 @@ loop_run_once(LoopObject *self)
         outbox_flush(self); /* a nested run begins: nothing stays held */
     }
     self->poll_due = true;
-    return run_iteration(self);
+    bool entered = metrics_enter(&self->metrics);
+    int rc = run_iteration(self);
+    metrics_leave(&self->metrics, entered);
+    return rc;
 }
 
 int
@@ -373,12 +379,14 @@ loop_run(LoopObject *self)
     }
     self->poll_due = true;
     self->depth++;
+    bool entered = metrics_enter(&self->metrics);
     do {
         rc = run_iteration(self);
     } while (rc == 0 && !RACY_LOAD(self->stopping));
     if (rc == 0) {
         rc = run_signal_handlers(self);
     }
+    metrics_leave(&self->metrics, entered);
     self->depth--;
     return rc;
 }

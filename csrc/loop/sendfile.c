@@ -156,6 +156,7 @@ sockcall_sendfile(SockOpObject *self, PyObject **result)
             return *result != NULL ? CORO_RETURN : CORO_ERROR;
         }
         self->sent += sent;
+        metrics_count_out(&self->coro.loop->metrics, (size_t)sent);
     }
     return CORO_WAIT;
 }

@@ -99,10 +99,40 @@ sockcall_knows_family(SockOpObject *self, int *family)
     return sockaddr_knows(*family);
 }
 
+/* What a method of a socket's returned, for sockets that are not native: bytes, a number of
+ * them, or either with an address. How many bytes. */
+static size_t
+sockcall_bytes_in(PyObject *result)
+{
+    if (PyTuple_Check(result) && PyTuple_GET_SIZE(result) > 0) {
+        result = PyTuple_GET_ITEM(result, 0);
+    }
+    if (PyBytes_Check(result)) {
+        return (size_t)PyBytes_GET_SIZE(result);
+    }
+    Py_ssize_t n = PyLong_CheckExact(result) ? PyLong_AsSsize_t(result) : 0;
+    if (n == -1 && PyErr_Occurred()) {
+        PyErr_Clear(); /* nobody has so many */
+    }
+    return n > 0 ? (size_t)n : 0;
+}
+
+/* The socket's own method. */
+static CoroStatus
+sockcall_receive_method(SockOpObject *self, PyObject *name, size_t nargs,
+                        PyObject **result)
+{
+    CoroStatus status = sockop_call(self, name, self->args, nargs, result);
+    if (status == CORO_RETURN) {
+        metrics_count_in(&self->coro.loop->metrics, sockcall_bytes_in(*result));
+    }
+    return status;
+}
+
 /* recv(2), or recvfrom(2) when storage is given. */
 static ssize_t
-sockcall_receive(int fd, void *buffer, size_t size, struct sockaddr_storage *storage,
-                 socklen_t *length)
+sockcall_receive(SockOpObject *self, void *buffer, size_t size,
+                 struct sockaddr_storage *storage, socklen_t *length)
 {
     ssize_t received;
     if (storage != NULL) {
@@ -110,9 +140,12 @@ sockcall_receive(int fd, void *buffer, size_t size, struct sockaddr_storage *sto
         *length = sizeof(*storage);
     }
     do {
-        received = recvfrom(fd, buffer, size, MSG_DONTWAIT, (struct sockaddr *)storage,
-                            length);
+        received = recvfrom(self->fd, buffer, size, MSG_DONTWAIT,
+                            (struct sockaddr *)storage, length);
     } while (received < 0 && errno == EINTR);
+    if (received > 0 || (received == 0 && storage != NULL)) {
+        metrics_count_in(&self->coro.loop->metrics, (size_t)received);
+    }
     return received;
 }
 
@@ -149,8 +182,7 @@ sockcall_receive_bytes(SockOpObject *self, Py_ssize_t size,
     if (buffer == NULL) {
         return CORO_ERROR;
     }
-    ssize_t received =
-        sockcall_receive(self->fd, buffer, (size_t)size, storage, length);
+    ssize_t received = sockcall_receive(self, buffer, (size_t)size, storage, length);
     if (received < 0) {
         int err = errno;
         Py_XDECREF(bytes);
@@ -189,8 +221,8 @@ sockcall_recv(SockOpObject *self, PyObject **result)
 {
     Py_ssize_t size;
     if (!self->native) {
-        return sockop_call(self, self->coro.loop->state->str_recv, self->args, 1,
-                           result);
+        return sockcall_receive_method(self, self->coro.loop->state->str_recv, 1,
+                                       result);
     }
     if (sockcall_size(self, "recv", &size) < 0 || sockcall_refresh_fd(self) < 0) {
         return CORO_ERROR;
@@ -207,8 +239,8 @@ sockcall_recv_into(SockOpObject *self, PyObject **result)
 {
     Py_buffer view;
     if (!self->native) {
-        return sockop_call(self, self->coro.loop->state->str_recv_into, self->args, 1,
-                           result);
+        return sockcall_receive_method(self, self->coro.loop->state->str_recv_into, 1,
+                                       result);
     }
     if (sockcall_refresh_fd(self) < 0 ||
         sockcall_writable(self, "recv_into", &view) < 0) {
@@ -217,7 +249,7 @@ sockcall_recv_into(SockOpObject *self, PyObject **result)
     ssize_t received = 0; /* into no room: as socket.recv_into(), nothing to wait for */
     int err = 0;
     if (view.len > 0) {
-        received = sockcall_receive(self->fd, view.buf, (size_t)view.len, NULL, NULL);
+        received = sockcall_receive(self, view.buf, (size_t)view.len, NULL, NULL);
         err = errno;
     }
     PyBuffer_Release(&view);
@@ -238,8 +270,8 @@ sockcall_recvfrom(SockOpObject *self, PyObject **result)
     int family;
     int known = sockcall_knows_family(self, &family);
     if (known == 0) {
-        return sockop_call(self, self->coro.loop->state->str_recvfrom, self->args, 1,
-                           result);
+        return sockcall_receive_method(self, self->coro.loop->state->str_recvfrom, 1,
+                                       result);
     }
     if (known < 0 || sockcall_size(self, "recvfrom", &size) < 0 ||
         sockcall_refresh_fd(self) < 0) {
@@ -302,8 +334,8 @@ sockcall_recvfrom_into(SockOpObject *self, PyObject **result)
     }
     int known = sockcall_knows_family(self, &family);
     if (known == 0) {
-        return sockop_call(self, self->coro.loop->state->str_recvfrom_into, self->args,
-                           2, result);
+        return sockcall_receive_method(self, self->coro.loop->state->str_recvfrom_into,
+                                       2, result);
     }
     if (known < 0 || sockcall_refresh_fd(self) < 0 ||
         sockcall_writable(self, "recvfrom_into", &view) < 0) {
@@ -313,8 +345,7 @@ sockcall_recvfrom_into(SockOpObject *self, PyObject **result)
     int err = 0;
     int rc = sockcall_room(self, &view, &room);
     if (rc == 0) {
-        received =
-            sockcall_receive(self->fd, view.buf, (size_t)room, &storage, &length);
+        received = sockcall_receive(self, view.buf, (size_t)room, &storage, &length);
         err = errno;
     }
     PyBuffer_Release(&view);
@@ -398,6 +429,7 @@ sockcall_sendall(SockOpObject *self, PyObject **result)
                                      : sockcall_send_method(self, &count);
     if (status == CORO_RETURN) {
         self->sent += count;
+        metrics_count_out(&self->coro.loop->metrics, (size_t)Py_MAX(count, 0));
     }
     bool all = self->sent >= view.len;
     PyBuffer_Release(&view);
@@ -424,8 +456,12 @@ sockcall_sendto(SockOpObject *self, PyObject **result)
         known = sockaddr_from_python(family, self->args[1], &storage, &length);
     }
     if (known == 0) {
-        return sockop_call(self, self->coro.loop->state->str_sendto, self->args, 2,
-                           result);
+        CoroStatus status = sockop_call(self, self->coro.loop->state->str_sendto,
+                                        self->args, 2, result);
+        if (status == CORO_RETURN) {
+            metrics_count_out(&self->coro.loop->metrics, sockcall_bytes_in(*result));
+        }
+        return status;
     }
     if (known < 0 || sockcall_refresh_fd(self) < 0 ||
         PyObject_GetBuffer(self->args[0], &view, PyBUF_SIMPLE) < 0) {
@@ -449,6 +485,7 @@ sockcall_sendto(SockOpObject *self, PyObject **result)
     if (sent < 0) {
         return sockcall_failed(err);
     }
+    metrics_count_out(&self->coro.loop->metrics, (size_t)sent);
     *result = PyLong_FromSsize_t(sent);
     return *result != NULL ? CORO_RETURN : CORO_ERROR;
 }

@@ -18,6 +18,7 @@ threadsafe_wake(LoopObject *self)
 {
     uv_mutex_lock(&self->inbox_lock);
     if (self->inbox_open) {
+        self->metrics.wakeups++;
         self->fds.poller->wake_nogil(self);
     }
     uv_mutex_unlock(&self->inbox_lock);
@@ -55,7 +56,9 @@ threadsafe_push_inbox_steal(LoopObject *self, HandleObject *handle)
     bool pushed = open && ring_push(&self->inbox, ready_word_of_handle(handle));
     if (pushed) {
         RACY_STORE(self->inbox_waiting, true);
+        self->metrics.threadsafe_calls++;
         if (first) {
+            self->metrics.wakeups++;
             self->fds.poller->wake_nogil(self);
         }
     }

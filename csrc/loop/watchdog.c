@@ -43,7 +43,7 @@ typedef struct {
     uint64_t run;         /* LoopObject.run_number */
     unsigned long thread; /* which runs it */
     uint32_t serial;      /* as at the last look */
-    uint64_t polls;       /* last_poll_ticks, the same */
+    uint64_t polls;       /* metrics.poll_end, the same */
     uint64_t since_ns;    /* when what runs was seen first */
     uint64_t watched_ns;  /* how long it was watched since */
     uint64_t number;      /* of the block that was told, 0: none */
@@ -119,7 +119,7 @@ watch_is_stuck(const Watch *watch, const LoopObject *loop)
 {
     return !RACY_LOAD(loop->polling) &&
            RACY_LOAD(loop->callback_serial) == watch->serial &&
-           RACY_LOAD(loop->last_poll_ticks) == watch->polls;
+           RACY_LOAD(loop->metrics.poll_end) == watch->polls;
 }
 
 static void
@@ -139,7 +139,7 @@ watch_look(WatcherObject *self, Watch *watch, const LoopObject *loop, uint64_t n
     watch_restart(watch, now);
     watch->thread = loop->run_thread;
     watch->serial = RACY_LOAD(loop->callback_serial);
-    watch->polls = RACY_LOAD(loop->last_poll_ticks);
+    watch->polls = RACY_LOAD(loop->metrics.poll_end);
 }
 
 static void

@@ -104,6 +104,7 @@ datagram_new(LoopObject *loop, int fd, PyObject *sock, PyObject *protocol,
         goto error;
     }
     self->fd = fd;
+    loop->metrics.transports++;
     self->sock = Py_NewRef(sock);
     MADE(self);
     return self;
@@ -263,6 +264,7 @@ datagram_dispose(DatagramObject *self)
     lock_enter(&self->loop->lock, &hold);
     PyObject *raised = PyErr_GetRaisedException();
     self->phase = DATAGRAM_CLOSED;
+    self->loop->metrics.transports--;
     if (self->lost == 0) { /* D1, whoever has ended us without a close() */
         self->lost = 1;
     }

@@ -150,6 +150,15 @@ receive_failed(DatagramObject *self)
     return datagram_error_received(self) < 0 ? datagram_report(self, READ_READY) : 0;
 }
 
+static void
+count_received(DatagramObject *self, Datagram datagram)
+{
+    Py_ssize_t size = PyBytes_CheckExact(datagram.data)
+                          ? PyBytes_GET_SIZE(datagram.data)
+                          : 0; /* a socket of the user's */
+    metrics_count_in(&self->loop->metrics, (size_t)size);
+}
+
 /* Of a family whose addresses only Python's socket knows. */
 static int
 receive_by_method(DatagramObject *self)
@@ -172,6 +181,7 @@ receive_by_method(DatagramObject *self)
     Py_INCREF(datagram.data);
     Py_INCREF(datagram.address);
     Py_DECREF(pair);
+    count_received(self, datagram);
     return deliver_steal(self, datagram);
 }
 
@@ -188,6 +198,7 @@ fill_inbox(DatagramObject *self, const DatagramRoom *room, int count)
             return -1;
         }
         datagram_queue_push_steal(&self->inbox, datagram);
+        count_received(self, datagram);
     }
     return 0;
 }
@@ -218,6 +229,9 @@ receive_batch(DatagramObject *self)
     room_give_back(loop, room);
     if (rc < 0) {
         return datagram_fatal_error(self, READ_FAILED);
+    }
+    if (count == 1) {
+        count_received(self, first);
     }
     return count == 1 ? deliver_steal(self, first) : deliver_inbox(self);
 }

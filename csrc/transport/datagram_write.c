@@ -43,10 +43,12 @@ would_block(int err)
     return err == EAGAIN || err == EWOULDBLOCK || err == EINTR;
 }
 
+/* Of one datagram of n bytes, or -1 with errno. */
 static SendOutcome
-outcome_of(ssize_t n)
+outcome_of(DatagramObject *self, ssize_t n)
 {
     if (n >= 0) {
+        metrics_count_out(&self->loop->metrics, (size_t)n);
         return SEND_DONE;
     }
     if (would_block(errno)) {
@@ -75,8 +77,9 @@ send_by_method(DatagramObject *self, PyObject *data, PyObject *address)
                          : call_method2(sock, state->str_sendto, data, address);
     Py_DECREF(sock);
     if (sent != NULL) {
+        Py_ssize_t n = PyLong_CheckExact(sent) ? PyLong_AsSsize_t(sent) : 0;
         Py_DECREF(sent);
-        return SEND_DONE;
+        return outcome_of(self, n > 0 ? n : 0);
     }
     if (PyErr_ExceptionMatches(PyExc_BlockingIOError) ||
         PyErr_ExceptionMatches(PyExc_InterruptedError)) {
@@ -102,9 +105,9 @@ send_one(DatagramObject *self, PyObject *data, PyObject *address)
         return send_by_method(self, data, address);
     }
     if (PyBytes_CheckExact(data)) {
-        return outcome_of(sendto(self->fd, PyBytes_AS_STRING(data),
-                                 (size_t)PyBytes_GET_SIZE(data), SEND_FLAGS, name,
-                                 length));
+        return outcome_of(self, sendto(self->fd, PyBytes_AS_STRING(data),
+                                       (size_t)PyBytes_GET_SIZE(data), SEND_FLAGS, name,
+                                       length));
     }
     Py_buffer view;
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
@@ -113,8 +116,8 @@ send_one(DatagramObject *self, PyObject *data, PyObject *address)
     /* A buffer may be a method's, which may have ended us. */
     SendOutcome outcome = SEND_DONE;
     if (self->phase != DATAGRAM_CLOSED) {
-        outcome = outcome_of(
-            sendto(self->fd, view.buf, (size_t)view.len, SEND_FLAGS, name, length));
+        outcome = outcome_of(self, sendto(self->fd, view.buf, (size_t)view.len,
+                                          SEND_FLAGS, name, length));
     }
     PyBuffer_Release(&view);
     return outcome;
@@ -296,7 +299,13 @@ flush_several(DatagramObject *self)
         return flush_first(self);
     }
     int sent = sendmmsg(self->fd, messages, count, SEND_FLAGS);
-    SendOutcome outcome = outcome_of(sent);
+    SendOutcome outcome = SEND_DONE;
+    for (int i = 0; i < sent; i++) {
+        (void)outcome_of(self, (ssize_t)messages[i].msg_len);
+    }
+    if (sent < 0) {
+        outcome = outcome_of(self, sent);
+    }
     if (outcome == SEND_BLOCKED) {
         return SEND_BLOCKED;
     }

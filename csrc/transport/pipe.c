@@ -224,6 +224,7 @@ pipe_new(LoopObject *loop, PyTypeObject *type, const StreamOps *ops,
         PyErr_Clear(); /* not of every object there is one: loop->fds does without */
     }
     self->fd = fd;
+    loop->metrics.transports++;
     self->sock = Py_NewRef(pipe);
     self->unreadable = ops == &pipe_writer_ops && !pipe_shows_peer(&status);
     if (stream_schedule_start(self, given[2], NULL) < 0) {

@@ -59,6 +59,7 @@ static int
 stream_after_recv(StreamObject *self, ssize_t n)
 {
     if (n > 0) {
+        metrics_count_in(&self->loop->metrics, (size_t)n);
         return 1;
     }
     if (n == 0) {

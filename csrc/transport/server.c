@@ -195,6 +195,7 @@ listener_back_off(ListenerObject *self, int err)
 {
     const char *message = "socket.accept() out of system resource";
     PyloopState *state = self->loop->state;
+    self->loop->metrics.accept_pauses++;
     PyObject *sock = PyObject_CallOneArg(state->TransportSocket, self->args[ARG_SOCK]);
     if (sock == NULL) {
         PyErr_Clear(); /* it is told without */

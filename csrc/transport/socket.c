@@ -130,6 +130,7 @@ socket_new(LoopObject *loop, int fd, PyObject *sock, const SocketKind *kind,
         self->server = Py_NewRef(server);
     }
     self->fd = fd;
+    loop->metrics.transports++;
     self->sock = Py_XNewRef(sock);
     stream_look_at_protocol(self);
     socket_set_nodelay(self);

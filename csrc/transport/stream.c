@@ -189,6 +189,7 @@ stream_give_up(StreamObject *self)
     stream_extra_keep(self);
     bool owned = self->ops->is_socket && stream_owns_fd(self);
     self->phase = STREAM_CLOSED;
+    self->loop->metrics.transports--;
     self->lost = true;
     if (owned && stream_has_claim(self)) {
         fds_forget(self->loop, self->fd);

@@ -227,6 +227,9 @@ queue_send(StreamObject *self)
     }
     ssize_t n = self->queue_bytes <= JOIN_BYTES ? queue_send_joined(self)
                                                 : queue_send_vector(self, 0);
+    if (n > 0) {
+        metrics_count_out(&self->loop->metrics, (size_t)n);
+    }
     return n < 0 && would_block(errno) ? 0 : n;
 }
 
@@ -405,6 +408,7 @@ stream_send_held(PyObject *owner, size_t rescued)
         self->hold_off_next = (uint8_t)(next < HOLD_OFF_MAX ? next : HOLD_OFF_MAX);
         self->hold_off = self->hold_off_next;
         self->writes_streak = 0;
+        metrics_count_out(&self->loop->metrics, rescued);
         queue_consume(self, rescued < self->queue_bytes ? rescued : self->queue_bytes);
     }
     else {
@@ -509,7 +513,10 @@ stream_write_bytes(StreamObject *self, PyObject *data, const char *start, size_t
         if (n < 0 && !would_block(errno)) {
             return stream_write_failed(self, errno);
         }
-        sent = n > 0 ? (size_t)n : 0;
+        if (n > 0) {
+            sent = (size_t)n;
+            metrics_count_out(&self->loop->metrics, sent);
+        }
         if (sent == length) {
             return 0;
         }
