@@ -24,3 +24,11 @@ def test_thread_calls_call_soon():
     report = brokenkit.run_broken("thread_calls_call_soon", "--debug", hangs=True)
     brokenkit.assert_named(report, "thread_calls_call_soon")
     assert "Non-thread-safe operation" in report
+
+
+@pytest.mark.parametrize("name", ["blocking_call", "cpu_loop", "slow_dns", "regex"])
+def test_what_blocks_the_loop(name):
+    report = brokenkit.run_broken(name, "--watchdog", "0.05")
+    brokenkit.assert_named(report, name)
+    assert "has blocked the event loop of thread 'MainThread'" in report
+    assert "seconds so far" in report
