@@ -13,15 +13,20 @@ import logging
 import sys
 import threading
 import traceback
+import types
 from typing import Any
 
 from pyloop._waits import Place, is_library
 
-__all__ = ["begin_run", "caller", "note", "of", "settings", "with_place"]
+__all__ = ["begin_run", "caller", "note", "of", "place_of", "settings", "with_place"]
 
 logger = logging.getLogger("pyloop.tasks")
 
 _ATTRIBUTE = "_pyloop_created"
+
+
+# A code object and a line number: what a place is until somebody looks.
+Raw = tuple[types.CodeType, int]
 
 
 class Settings:
@@ -29,8 +34,8 @@ class Settings:
 
     enabled = False
     warn_at = 0
-    made: collections.Counter[tuple[int, Place]]
-    next_look: dict[tuple[int, Place], int]
+    made: collections.Counter[tuple[int, Raw]]
+    next_look: dict[tuple[int, Raw], int]
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -44,16 +49,30 @@ class Settings:
 settings = Settings()
 
 
-def caller(depth: int) -> Place | None:
+# Whether a file is a library: see is_library().
+_libraries: dict[str, bool] = {}
+
+
+def caller(depth: int) -> Raw | None:
     """The innermost place of the program's on the stack, `depth` frames up or more."""
     frame: Any = sys._getframe(depth + 1)
-    while frame is not None and is_library(frame.f_code.co_filename):
+    while frame is not None:
+        code = frame.f_code
+        library = _libraries.get(code.co_filename)
+        if library is None:
+            library = _libraries[code.co_filename] = is_library(code.co_filename)
+        if not library:
+            return code, frame.f_lineno or 0
         frame = frame.f_back
-    if frame is None:
+    return None
+
+
+def place_of(raw: Raw | None) -> Place | None:
+    """The place that caller() found."""
+    if raw is None:
         return None
-    code = frame.f_code
-    name = getattr(code, "co_qualname", code.co_name)
-    return Place(code.co_filename, frame.f_lineno or 0, name)
+    code, line = raw
+    return Place(code.co_filename, line, getattr(code, "co_qualname", code.co_name))
 
 
 def note(loop: Any, task: Any) -> None:
@@ -62,7 +81,7 @@ def note(loop: Any, task: Any) -> None:
     if place is None:
         return
     try:
-        setattr(task, _ATTRIBUTE, place)
+        task._pyloop_created = place
     except AttributeError:  # a task factory's own kind
         return
     if settings.warn_at > 0:
@@ -71,7 +90,7 @@ def note(loop: Any, task: Any) -> None:
 
 def of(task: Any) -> Place | None:
     """Where a task was made, as far as it is known."""
-    place = getattr(task, _ATTRIBUTE, None)
+    place = place_of(getattr(task, _ATTRIBUTE, None))
     if place is not None or not isinstance(task, asyncio.Future):
         return place
     for entry in reversed(getattr(task, "_source_traceback", None) or ()):
@@ -80,7 +99,7 @@ def of(task: Any) -> Place | None:
     return None
 
 
-def _count(loop: Any, place: Place) -> None:
+def _count(loop: Any, place: Raw) -> None:
     """Warn when too many tasks of one place are pending: looked at now and then."""
     key = id(loop), place
     with settings.lock:
@@ -88,7 +107,8 @@ def _count(loop: Any, place: Place) -> None:
         made = settings.made[key]
         if made < settings.next_look.get(key, settings.warn_at):
             return
-        pending = sum(of(task) == place for task in asyncio.all_tasks(loop))
+        tasks = asyncio.all_tasks(loop)
+        pending = sum(getattr(task, _ATTRIBUTE, None) == place for task in tasks)
         few = pending < settings.warn_at
         # What is missing, or the next doubling: all_tasks() stays a small part.
         step = max(settings.warn_at - pending, settings.warn_at // 4) if few else made
@@ -97,7 +117,7 @@ def _count(loop: Any, place: Place) -> None:
         logger.warning(
             "%d tasks made at %s are pending: they are made faster than they end",
             pending,
-            place,
+            place_of(place),
         )
 
 
@@ -107,7 +127,7 @@ def with_place(context: dict[str, Any]) -> dict[str, Any]:
     source_traceback is where asyncio puts it in debug mode, and what its handler logs.
     """
     task = context.get("task") or context.get("future")
-    place = getattr(task, _ATTRIBUTE, None)
+    place = place_of(getattr(task, _ATTRIBUTE, None))
     if place is None or "source_traceback" in context:
         return context
     line = linecache.getline(place.file, place.line)

@@ -115,7 +115,7 @@ def find(snapshot: Snapshot) -> dict[int, list[Hold]]:
 class _Note:
     task: weakref.ref[Any]
     name: str
-    place: Place | None
+    place: _creation.Raw | None
 
 
 _lock = threading.Lock()
@@ -129,10 +129,12 @@ def _noted(owner: Any) -> list[Hold]:
             notes = list(_notes.get(owner, ()))
     except TypeError:  # a subclass that cannot be a key
         return []
-    return [Hold(note.task(), note.name, note.place) for note in notes]
+    return [
+        Hold(note.task(), note.name, _creation.place_of(note.place)) for note in notes
+    ]
 
 
-def _note(owner: Any, place: Place | None) -> None:
+def _note(owner: Any, place: _creation.Raw | None) -> None:
     task = asyncio.current_task()
     if task is None:
         return

@@ -78,8 +78,8 @@ def find_deadlocks(
     Who holds a lock is known if it is held by `async with`, or was acquired while
     trace_deadlocks() was on. It is supposed that whoever acquired one releases it.
 
-    Passes over all objects of the process several times for each task in question: tens
-    of milliseconds in a small program. Call it in the loop's thread.
+    Passes over all objects of the process several times for each task in question:
+    some milliseconds in a small program, each. Call it in the loop's thread.
     """
     snapshot = _snapshot.take(_loop_for(loop))
     return _deadlocks.find(snapshot, quiet=False)
@@ -97,8 +97,8 @@ def trace_deadlocks(enabled: bool = True) -> None:
     and the deadlocks; it goes to the logger "pyloop.tasks" as an error, once for each
     such state. It costs nothing while the loop has something to do.
 
-    From now on asyncio's Lock and Semaphore note who acquires them, and where: about a
-    microsecond each time, and while it is on they are not accelerated. trace_creation()
+    From now on asyncio's Lock and Semaphore note who acquires them, and where: some
+    microseconds each time, and while it is on they are not accelerated. trace_creation()
     is turned on too. With enabled=False all of that ends.
     """
     global _waits_traced
@@ -120,7 +120,7 @@ def trace_creation(enabled: bool = True, warn_at: int = 10_000) -> None:
 
     warn_at: when so many tasks that were made at one line are pending, a warning goes
     to the logger "pyloop.tasks", and again each time that as many more were made; 0
-    means never. A task costs about a microsecond more. Raises ValueError if warn_at is
+    means never. A task costs some microseconds more. Raises ValueError if warn_at is
     negative.
     """
     if warn_at < 0:
