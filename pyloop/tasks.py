@@ -98,8 +98,8 @@ def trace_deadlocks(enabled: bool = True) -> None:
     such state. It costs nothing while the loop has something to do.
 
     From now on asyncio's Lock and Semaphore note who acquires them, and where: some
-    microseconds each time, and while it is on they are not accelerated. trace_creation()
-    is turned on too. With enabled=False all of that ends.
+    microseconds each time, and while it is on they are not accelerated.
+    trace_creation() is turned on too. With enabled=False all of that ends.
     """
     global _waits_traced
     _waits_traced = bool(enabled)
