@@ -14,7 +14,8 @@
 
 enum {
     TLS_RECORD = 16384, /* bytes of data that one record has at most, RFC 8446 5.1 */
-    TLS_READ_MIN = 256  /* bytes asked for at least: a smaller object saves nothing */
+    TLS_READ_MIN = 256, /* bytes asked for at least: a smaller object saves nothing */
+    TLS_COPY_MAX = 4096 /* up to here a copy costs less than a view */
 };
 
 static const char tls_failed_text[] = "Fatal error on SSL protocol"; /* asyncio's */
@@ -497,17 +498,25 @@ tls_step_name(const TlsView *view)
                                                 : NULL;
 }
 
-/* The rest of buffer_updated() when n bytes at data have come. 0, or -1. */
+/* Puts n bytes at data into protocol._incoming. 0, or -1. */
 static int
-tls_take(LoopObject *loop, TlsView *view, char *data, Py_ssize_t n)
+tls_put(TlsView *view, char *data, Py_ssize_t n)
 {
-    PyObject *bytes = PyMemoryView_FromMemory(data, n, PyBUF_READ);
+    PyObject *bytes = n <= TLS_COPY_MAX ? PyBytes_FromStringAndSize(data, n)
+                                        : PyMemoryView_FromMemory(data, n, PyBUF_READ);
     PyObject *taken = bytes != NULL
                           ? call_method1(view->incoming, view->state->str_write, bytes)
                           : NULL;
     Py_XDECREF(bytes);
     Py_XDECREF(taken);
-    if (taken == NULL) {
+    return taken != NULL ? 0 : -1;
+}
+
+/* The rest of buffer_updated() when n bytes at data have come. 0, or -1. */
+static int
+tls_take(LoopObject *loop, TlsView *view, char *data, Py_ssize_t n)
+{
+    if (tls_put(view, data, n) < 0) {
         return -1;
     }
     PyObject *step = tls_step_name(view);
