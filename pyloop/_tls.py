@@ -9,6 +9,7 @@ all, asyncio's ``get_buffer()`` makes it as large as is wanted.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import sys
 import types
 from asyncio import base_events, sslproto
@@ -46,21 +47,27 @@ class _Sslproto:
 class _Globals(dict[str, Any]):
     """The globals of asyncio.base_events as they are, but for its ``sslproto``.
 
-    It holds what the interpreter looks for without asking, as it imports; the rest is
-    looked up there each time.
+    It holds what the interpreter looks for without asking, as it imports, and the
+    builtins that code uses; the rest is looked up there each time.
     """
 
+    _theirs = vars(_base_events)
     _stand_in = _Sslproto()
 
-    def __init__(self) -> None:
+    def __init__(self, code: types.CodeType) -> None:
         super().__init__(
             (name, value)
-            for name, value in vars(_base_events).items()
+            for name, value in self._theirs.items()
             if name.startswith("__")
+        )
+        self.update(
+            (name, vars(builtins)[name])
+            for name in code.co_names
+            if name not in self._theirs and name in vars(builtins)
         )
 
     def __missing__(self, name: str) -> Any:
-        value = vars(_base_events)[name]
+        value = self._theirs[name]
         return self._stand_in if value is sslproto else value
 
 
@@ -69,7 +76,7 @@ def _start_tls() -> Any:
     theirs: Any = asyncio.BaseEventLoop.start_tls
     ours: Any = types.FunctionType(
         theirs.__code__,
-        _Globals(),
+        _Globals(theirs.__code__),
         theirs.__name__,
         theirs.__defaults__,
         theirs.__closure__,
