@@ -294,7 +294,13 @@ open_begin(ConnectObject *self)
     }
     CoroStatus status =
         sockcall_connect_to(&self->op, (struct sockaddr *)&self->address, self->length);
-    return status == CORO_WAIT && open_is_made(self) ? CORO_RETURN : status;
+    if (status == CORO_WAIT && open_is_made(self)) {
+        /* A listener of this very loop accepts before create_connection() returns, as when
+         * one poll reports both ends. */
+        self->op.coro.loop->poll_due = true;
+        return CORO_RETURN;
+    }
+    return status;
 }
 
 /* Writable. */
