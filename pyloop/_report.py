@@ -15,10 +15,26 @@ from pyloop._transports import open_transports
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pyloop.metrics import Metrics
+
 __all__ = ["Report", "task_text"]
 
 MOST = 20
 """How many of each kind of finding are shown; the others are counted."""
+
+SLOWEST = 5
+"""How many of the slowest callbacks are shown."""
+
+_SUMMED = (
+    "bytes_in",
+    "bytes_out",
+    "busy_seconds",
+    "callbacks",
+    "idle_seconds",
+    "messages_in",
+    "messages_out",
+    "ticks",
+)
 
 
 class Report:
@@ -31,6 +47,7 @@ class Report:
     def __init__(self) -> None:
         self.loops = 0
         self.unclosed_loops = 0
+        self.figures = _Figures()
         self.tasks = _Findings("tasks left pending")
         self.transports = _Findings("transports left open")
         self.errors = _Findings("errors that nothing handled")
@@ -57,6 +74,7 @@ class Report:
     def look_at(self, loop: Loop) -> None:
         """Note what a loop has open that runs no more."""
         self.loops += 1
+        self.figures.add(loop.metrics())
         for task in asyncio.all_tasks(loop):
             self.tasks.add(task_text(task))
         for transport in open_transports(loop):
@@ -76,10 +94,47 @@ class Report:
             f", {self.unclosed_loops} never closed" if self.unclosed_loops else ""
         )
         yield f"-- pyloop: {self.loops} loops{unclosed} --"
+        yield from self.figures.lines()
         for findings in (self.tasks, self.transports, self.errors):
             yield from findings.lines()
         if any("created at" not in text for text in self.transports.counts):
             yield "(with --debug, where each transport was made)"
+
+
+class _Figures:
+    """What the metrics of all loops come to."""
+
+    def __init__(self) -> None:
+        self.sums: collections.Counter[str] = collections.Counter()
+        self.longest = 0.0
+        self.slowest: dict[tuple[str, str], float] = {}
+
+    def add(self, metrics: Metrics) -> None:
+        self.sums.update({name: getattr(metrics, name) for name in _SUMMED})
+        self.longest = max(self.longest, metrics.lag.max)
+        for slow in metrics.slowest:
+            key = slow.name, slow.where
+            self.slowest[key] = max(slow.seconds, self.slowest.get(key, 0.0))
+
+    def lines(self) -> Iterable[str]:
+        """What was done and how long it took; nothing if no loop ever ran."""
+        sums = self.sums
+        if not sums["callbacks"]:
+            return
+        yield (
+            f"callbacks: {sums['callbacks']} in {sums['ticks']} iterations; busy "
+            f"{sums['busy_seconds']:.3f} s, idle {sums['idle_seconds']:.3f} s, longest "
+            f"without a look at the kernel {self.longest:.3f} s"
+        )
+        yield (
+            f"received: {sums['bytes_in']} bytes in {sums['messages_in']} messages; "
+            f"sent: {sums['bytes_out']} bytes in {sums['messages_out']} messages"
+        )
+        slowest = sorted(self.slowest.items(), key=lambda item: item[1], reverse=True)
+        if slowest:
+            yield "slowest callbacks:"
+        for (name, where), seconds in slowest[:SLOWEST]:
+            yield f"  {seconds:.3f} s {name}() {where}".rstrip()
 
 
 class _Findings:
