@@ -624,6 +624,7 @@ def test_pauses_of_accepting(loop):
     support.run(loop, main())
 
 
+@pytest.mark.filterwarnings("ignore:This process")  # a library's thread is no concern
 def test_a_fork_begins_at_zero(loop):
     loop.call_soon(spin_long)
     support.spin(loop)
