@@ -38,7 +38,9 @@ def make_protocol(*args: Any, **kwargs: Any) -> Any:
 class _Sslproto:
     """The module asyncio.sslproto with another way to make an SSLProtocol."""
 
-    SSLProtocol = staticmethod(make_protocol)
+    @staticmethod
+    def SSLProtocol(*args: Any, **kwargs: Any) -> Any:
+        return make_protocol(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sslproto, name)

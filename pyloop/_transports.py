@@ -196,5 +196,7 @@ class TransportMethods:
     # Pipes and subprocesses: sockets are all in the core's table of descriptors.
     _seldom_used: weakref.WeakSet[Any]
 
-    # The core ends the warnings of unclosed transports with it, in debug mode.
-    _created_at = staticmethod(created_at)
+    @staticmethod
+    def _created_at(transport: Any) -> str:
+        """What the core ends a transport's repr() with, in debug mode."""
+        return created_at(transport)
