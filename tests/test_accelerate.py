@@ -248,6 +248,47 @@ def test_a_queue_with_its_attributes_in_another_order(loop, fast):
     assert support.run(loop, main()) == expected
 
 
+@pytest.mark.parametrize("make", [asyncio.Lock, asyncio.Semaphore])
+@pytest.mark.parametrize("name", ["acquire", "release"])
+def test_async_with_calls_what_a_class_was_given_since(
+    loop, fast, monkeypatch, make, name
+):
+    calls = []
+    original = getattr(make, name)
+
+    def ours(self):
+        calls.append(name)
+        return original(self)
+
+    async def main():
+        lock = make()
+        async with lock:
+            pass
+        monkeypatch.setattr(make, name, ours)
+        async with lock:
+            pass
+        return lock.locked()
+
+    assert support.run(loop, main()) is False
+    assert calls == [name]
+
+
+def test_async_with_of_what_cannot_be_released(loop, fast):
+    """asyncio's errors, where nobody waits and so C code does it all."""
+
+    async def main():
+        lock, bounded = asyncio.Lock(), asyncio.BoundedSemaphore(1)
+        with pytest.raises(RuntimeError, match="Lock is not acquired"):
+            async with lock:
+                lock.release()
+        with pytest.raises(ValueError, match="released too many times"):
+            async with bounded:
+                bounded.release()
+        return lock.locked(), bounded._value
+
+    assert support.run(loop, main()) == (False, 1)
+
+
 def test_what_waits_is_a_future_of_the_loops(loop, fast):
     """It is made by create_future(), wherever that comes from."""
     made = []

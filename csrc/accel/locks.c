@@ -7,6 +7,8 @@
 
 #include "base/call.h"
 
+#include <limits.h>
+
 enum { LOCKS_SELF }; /* AccelCoro.args */
 
 /* What each class has in its dict, without _loop. */
@@ -200,6 +202,17 @@ semaphore_look(PyloopState *state, PyObject *object, Locks *locks)
                                    object, state->str__value, locks);
 }
 
+/* How many may still enter; -1 for what only asyncio understands. */
+static long
+semaphore_value(Locks *locks)
+{
+    int overflow = 1;
+    long value = PyLong_CheckExact(locks->value)
+                     ? PyLong_AsLongAndOverflow(locks->value, &overflow)
+                     : -1;
+    return overflow == 0 ? value : -1;
+}
+
 /* self._value = value - 1 */
 static CoroStatus
 semaphore_take(AccelCoro *self, long value, PyObject **result)
@@ -223,15 +236,12 @@ semaphore_start(AccelCoro *self, PyObject **result)
         return known < 0 ? CORO_ERROR : accel_delegate(self);
     }
     CoroStatus status;
-    int overflow = 1;
-    long value = PyLong_CheckExact(locks.value)
-                     ? PyLong_AsLongAndOverflow(locks.value, &overflow)
-                     : -1;
+    long value = semaphore_value(&locks);
     int waiters = value > 0 ? locks_has_waiters(&locks) : 0;
     if (waiters < 0) {
         status = CORO_ERROR;
     }
-    else if (overflow != 0 || value < 0 || waiters > 0) {
+    else if (value < 0 || waiters > 0) {
         status = accel_delegate(self);
     }
     else if (value > 0) {
@@ -282,11 +292,99 @@ static const AccelBody semaphore_body = {
 
 /* ---- async with ---------------------------------------------------------------- */
 
+/* Whether acquire() is that of this file: a lock's class may have had another since. */
+static bool
+locks_acquires_here(PyloopState *state, PyObject *object, const AccelKind *kind)
+{
+    PyObject *found = PyObject_GetAttr((PyObject *)Py_TYPE(object), state->str_acquire);
+    bool here = found != NULL && Py_IS_TYPE(found, state->AccelFunctionType) &&
+                ((AccelFunction *)found)->kind == kind;
+    if (found == NULL) {
+        PyErr_Clear(); /* a Condition has its lock's, in the instance */
+    }
+    Py_XDECREF(found);
+    return here;
+}
+
+/* Whether a Lock that nobody waits for, and is `before`, is `after` now: 1, 0, -1. */
+static int
+lock_set(PyloopState *state, PyObject *object, PyObject *before, PyObject *after)
+{
+    Locks locks;
+    int known = locks_look(state, WATCHED_LOCK, LOCK_ATTRIBUTES, object,
+                           state->str__locked, &locks);
+    if (known <= 0) {
+        return known;
+    }
+    int waiters = locks.value == before ? locks_has_waiters(&locks) : 1;
+    locks_drop(&locks);
+    if (waiters != 0) {
+        return waiters < 0 ? -1 : 0;
+    }
+    return PyObject_SetAttr(object, state->str__locked, after) < 0 ? -1 : 1;
+}
+
+/* Whether a Semaphore that nobody waits for, and that has `least`, has `more` now. */
+static int
+semaphore_add(PyloopState *state, PyObject *object, long least, long more)
+{
+    Locks locks;
+    int known = semaphore_look(state, object, &locks);
+    if (known <= 0) {
+        return known;
+    }
+    long value = semaphore_value(&locks);
+    int waiters = value >= least && value < LONG_MAX ? locks_has_waiters(&locks) : 1;
+    locks_drop(&locks);
+    if (waiters != 0) {
+        return waiters < 0 ? -1 : 0;
+    }
+    PyObject *now = PyLong_FromLong(value + more);
+    int rc = now != NULL ? PyObject_SetAttr(object, state->str__value, now) : -1;
+    Py_XDECREF(now);
+    return rc < 0 ? -1 : 1;
+}
+
+/* acquire() of what need not be waited for, without a coroutine of its own. 1, 0: that is
+ * something else, -1. */
+static int
+enter_at_once(PyloopState *state, PyObject *object)
+{
+    if (Py_IS_TYPE(object, state->watched[WATCHED_LOCK].type)) {
+        return locks_acquires_here(state, object, &accel_lock_acquire)
+                   ? lock_set(state, object, Py_False, Py_True)
+                   : 0;
+    }
+    return locks_acquires_here(state, object, &accel_semaphore_acquire)
+               ? semaphore_add(state, object, 1, -1)
+               : 0;
+}
+
+/* release() where nobody is to be woken: the same. */
+static int
+exit_at_once(PyloopState *state, PyObject *object)
+{
+    if (Py_IS_TYPE(object, state->watched[WATCHED_LOCK].type)) {
+        return lock_set(state, object, Py_True, Py_False);
+    }
+    return Py_IS_TYPE(object, state->watched[WATCHED_SEMAPHORE].type)
+               ? semaphore_add(state, object, 0, 1)
+               : 0;
+}
+
 /* await self.acquire() */
 static CoroStatus
-enter_start(AccelCoro *self, PyObject **Py_UNUSED(result))
+enter_start(AccelCoro *self, PyObject **result)
 {
     PyloopState *state = self->coro.loop->state;
+    int entered = enter_at_once(state, self->args[LOCKS_SELF]);
+    if (entered < 0) {
+        return CORO_ERROR;
+    }
+    if (entered > 0) {
+        *result = Py_NewRef(Py_None);
+        return CORO_RETURN;
+    }
     PyObject *acquiring = call_method0(self->args[LOCKS_SELF], state->str_acquire);
     if (acquiring == NULL) {
         return CORO_ERROR;
@@ -317,9 +415,14 @@ static CoroStatus
 exit_start(AccelCoro *self, PyObject **result)
 {
     PyloopState *state = self->coro.loop->state;
-    PyObject *released = call_method0(self->args[LOCKS_SELF], state->str_release);
-    Py_XDECREF(released);
-    if (released == NULL) {
+    PyObject *object = self->args[LOCKS_SELF];
+    int done = exit_at_once(state, object);
+    if (done == 0) {
+        PyObject *released = call_method0(object, state->str_release);
+        done = released != NULL ? 1 : -1;
+        Py_XDECREF(released);
+    }
+    if (done < 0) {
         return CORO_ERROR;
     }
     *result = Py_NewRef(Py_None);

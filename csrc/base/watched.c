@@ -37,12 +37,18 @@ static const struct {
                                 WATCHED_QUEUE_METHODS},
     [WATCHED_LIFO_QUEUE] = {"asyncio.queues", "LifoQueue", WATCHED_QUEUE_METHODS},
     [WATCHED_EVENT] = {"asyncio.locks", "Event", {"_get_loop"}},
-    [WATCHED_LOCK] = {"asyncio.locks", "Lock", {"_get_loop"}},
-    [WATCHED_SEMAPHORE] = {"asyncio.locks", "Semaphore", {"locked", "_get_loop"}},
+    [WATCHED_LOCK] = {"asyncio.locks",
+                      "Lock",
+                      {"release", "_wake_up_first", "_get_loop"}},
+    [WATCHED_SEMAPHORE] = {"asyncio.locks",
+                           "Semaphore",
+                           {"locked", "release", "_wake_up_next", "_get_loop"}},
     [WATCHED_BOUNDED_SEMAPHORE] = {"asyncio.locks",
                                    "BoundedSemaphore",
                                    {"locked", "_get_loop"}},
-    [WATCHED_TIMEOUT] = {PYLOOP_TIMEOUTS, "Timeout", {"__init__", "__new__", "reschedule", "_on_timeout"}},
+    [WATCHED_TIMEOUT] = {PYLOOP_TIMEOUTS,
+                         "Timeout",
+                         {"__init__", "__new__", "reschedule", "_on_timeout"}},
 };
 
 /* 1, 0 without such a class or attribute, -1. */
