@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 import threading
 from concurrent.futures import thread as pool
 from typing import Any
 
-from pyloop import _deadlocks, _snapshot
+from pyloop import _core, _deadlocks, _snapshot
 
 __all__ = ["is_quiet", "look"]
 
@@ -25,11 +24,12 @@ _STATE = "_pyloop_told"
 _pool: Any = pool
 
 
-def _is_idle_worker(thread: threading.Thread, frames: dict[int, Any]) -> bool:
+def _is_idle_worker(thread: threading.Thread) -> bool:
     """Whether a thread is a ThreadPoolExecutor's and has nothing to do."""
     queues = _pool._threads_queues
     queue = queues.get(thread)
-    frame = frames.get(thread.ident or 0)
+    # Not by sys._current_frames(), which looks into other interpreters and may crash.
+    frame: Any = _core.Watcher.frame(thread.ident or 0)
     if queue is None or frame is None or queue.qsize() > 0:
         return False
     # In its own loop, and between the items of work: it runs none.
@@ -40,12 +40,11 @@ def _is_idle_worker(thread: threading.Thread, frames: dict[int, Any]) -> bool:
 
 def _others_live() -> bool:
     """Whether another thread exists that may call call_soon_threadsafe()."""
-    frames = sys._current_frames()
     here = threading.current_thread()
     for thread in threading.enumerate():
         if thread is here or thread.name.startswith("pyloop-"):
             continue
-        if not _is_idle_worker(thread, frames):
+        if not _is_idle_worker(thread):
             return True
     return False
 
