@@ -14,8 +14,8 @@ import contextlib
 import gc
 import math
 import os
+import sys
 import weakref
-from asyncio import runners
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,6 +33,14 @@ _WATCH = pytest.StashKey["_Leaks"]()
 
 # Iterations that a loop gets after a test to end what the test has begun to end.
 _ITERATIONS = 3
+
+# Where a _cancel_all_tasks() may be that runs before a loop is closed: asyncio's, and
+# those of its Runner's stand-ins on Python 3.10.
+_RUNNERS = (
+    "asyncio.runners",
+    "anyio._backends._asyncio",
+    "backports.asyncio.runner.runner",
+)
 
 # What anyio's plugin runs a test by, for as long as fixtures of anyio's need it.
 _ANYIO_RUNNER = "TestRunner._run_tests_and_fixtures"
@@ -193,7 +201,6 @@ class _Leaks:
         """Look at what is closed and cancelled, until stop()."""
         loops: Any = Loop
         close = loops.close
-        cancel_all = runners._cancel_all_tasks  # type: ignore[attr-defined]
 
         def closing(loop: Loop) -> None:
             if not loop.is_closed() and not loop.is_running():
@@ -201,17 +208,26 @@ class _Leaks:
                 self.look_at(loop)
             close(loop)
 
+        loops.close = closing
+        self.undo = [lambda: setattr(loops, "close", close)]
+
+    def look_at_runners(self) -> None:
+        """Look at what they cancel, too: those that are imported by now."""
+        for name in _RUNNERS:
+            module: Any = sys.modules.get(name)
+            cancel_all = getattr(module, "_cancel_all_tasks", None)
+            if cancel_all is not None and not hasattr(cancel_all, "_pyloop"):
+                self.look_at_runner(module, cancel_all)
+
+    def look_at_runner(self, module: Any, cancel_all: Callable[[Any], None]) -> None:
         def cancelling(loop: asyncio.AbstractEventLoop) -> None:
             if isinstance(loop, Loop):
                 self.look_at_tasks(loop)
             cancel_all(loop)
 
-        loops.close = closing
-        runners._cancel_all_tasks = cancelling  # type: ignore[attr-defined]
-        self.undo = [
-            lambda: setattr(loops, "close", close),
-            lambda: setattr(runners, "_cancel_all_tasks", cancel_all),
-        ]
+        cancelling._pyloop = True  # type: ignore[attr-defined]
+        module._cancel_all_tasks = cancelling
+        self.undo.append(lambda: setattr(module, "_cancel_all_tasks", cancel_all))
 
     def stop(self) -> None:
         while self.undo:
@@ -222,6 +238,7 @@ class _Leaks:
         self.wanted, self.found = kinds, []
         if not kinds:
             return
+        self.look_at_runners()
         loops = _open_loops()
         self.looped = bool(loops)
         self.tasks.update(task for loop in loops for task in asyncio.all_tasks(loop))

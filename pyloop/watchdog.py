@@ -441,8 +441,9 @@ def start(
     gil_threshold: when the GIL could not be had for so many seconds more, faulthandler
     writes all threads' stacks to file descriptor 2 (on Linux). None: never.
 
-    Raises TypeError or ValueError for an argument of another kind. It ends with
-    stop() or the interpreter. A forked child goes on with a thread of its own.
+    Raises TypeError or ValueError for an argument of another kind, and RuntimeError
+    when no thread can be started, as in Python 3.12 while it exits. It ends with stop()
+    or the interpreter. A forked child goes on with a thread of its own.
     """
     seconds = _seconds("threshold", threshold)
     gil_seconds = (
@@ -458,5 +459,9 @@ def start(
     if gil_seconds >= 1e9:  # longer than any program runs
         gil_seconds = 0.0
     watchdog = Watchdog(seconds, callback, rate, gil_seconds)
-    watchdog._start()
+    try:
+        watchdog._start()
+    except BaseException:
+        watchdog.stop()
+        raise
     return watchdog

@@ -619,6 +619,18 @@ def test_signals_are_given_back():
     assert pyloop._core.Watcher.free_signal() == free
 
 
+def test_no_thread_to_be_had(loop, monkeypatch):
+    free = pyloop._core.Watcher.free_signal()
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        watchdog.start()
+    assert pyloop._core.Watcher.free_signal() == free
+
+
 # --- processes ------------------------------------------------------------------------
 
 SCRIPT = os.path.join(support.TESTS_DIR, "isolated", "watchdog.py")

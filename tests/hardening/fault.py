@@ -101,7 +101,7 @@ def errors_of_libuv():
 NOT_FAILED = {
     r"_?Py\w+": "the interpreter's",
     r"uv_\w+": "libuv's: what they call fails instead, where it can",
-    r"mem\w+|str\w+|__(mem|str)\w+_chk|ceil|floor|__ctype_\w+": "computes",
+    r"mem\w+|str\w+|__(mem|str)\w+_chk|ceil|floor|fmax|ldexp|__ctype_\w+": "computes",
     r"malloc|calloc|realloc|free": "make oom has the allocations",
     r"getenv|getpid|inet_ntop|inet_pton|__errno_location": "no error is possible",
     r"clock_gettime": "there is a monotonic clock, or there is no Python",
