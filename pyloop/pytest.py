@@ -199,6 +199,7 @@ class _Leaks:
 
     def start(self) -> None:
         """Look at what is closed and cancelled, until stop()."""
+        Loop().close()  # libuv's first one makes a pipe that stays in the process
         loops: Any = Loop
         close = loops.close
 
