@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import os
 import socket
 import weakref
 from asyncio import base_subprocess, sslproto
@@ -13,17 +12,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pyloop import _core, _forks
+from pyloop._waits import is_library
 
 if TYPE_CHECKING:
     from traceback import FrameSummary, StackSummary
 
 __all__ = ["OpenTransport", "TransportMethods", "created_at", "open_transports"]
-
-# Frames of these folders are nobody's fault.
-_LIBRARIES = tuple(
-    os.path.join(os.path.dirname(os.path.abspath(module.__file__ or "")), "")
-    for module in (asyncio, _core)
-)
 
 _KINDS = {
     socket.AF_INET: "TCP",
@@ -168,7 +162,7 @@ def _traceback(transport: Any) -> Any:
 
 def _own_frame(traceback: Any) -> Any:
     for frame in reversed(traceback or ()):
-        if not frame.filename.startswith((*_LIBRARIES, "<frozen ")):
+        if not (is_library(frame.filename) or frame.filename.startswith("<frozen ")):
             return frame
     return None
 
