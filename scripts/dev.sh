@@ -10,6 +10,7 @@
 #   oom     allocations that fail              leaks   what a thousand repetitions leave
 #   fault   system calls that fail
 #   lint    check style and types              fmt     apply the style
+#   examples   the programs of examples/, as their pages say
 #   bench   compare loops                      python  run the environment's Python
 #   clean   remove everything built
 #
@@ -194,6 +195,13 @@ demo)
     prepare demo
     build_in "$root"
     PYTHONPATH=$root exec "$venv_python" "$root/examples/crawler/demo.py" "$@"
+    ;;
+examples)
+    choose_python
+    need_system
+    need_pinned examples "$root/examples/requirements.txt"
+    build_in "$root"
+    PYLOOP_EXAMPLES=all pytest_in "$root" tests/examples "$@"
     ;;
 bench)
     prepare test

@@ -192,19 +192,24 @@ want_wrk() {
 
 # ---- the virtual environment -----------------------------------------------------
 
-# Sets venv_python to a virtual environment's Python that has the extras $@ installed.
-need_venv() {
-    venv=$root/build/venv-$python_version
+# Sets venv_python to that of the virtual environment build/$1-VERSION, which is made if
+# it is not there, or was made by another Python.
+make_venv() {
+    venv=$root/build/$1-$python_version
     venv_python=$venv/bin/python
     base=$("$python" -c 'import sys; print(sys.base_prefix, sys.version)')
-    if [ "$(cat "$venv/base" 2>/dev/null)" != "$base" ]; then
-        say "making $venv"
-        rm -rf "$venv"
-        mkdir -p "$root/build"
-        "$python" -m venv "$venv" || die "python -m venv failed"
-        pip_install 'setuptools>=77' 'tomli; python_version < "3.11"'
-        printf '%s\n' "$base" >"$venv/base"
-    fi
+    [ "$(cat "$venv/base" 2>/dev/null)" != "$base" ] || return 0
+    say "making $venv"
+    rm -rf "$venv"
+    mkdir -p "$root/build"
+    "$python" -m venv "$venv" || die "python -m venv failed"
+    pip_install 'setuptools>=77' 'tomli; python_version < "3.11"'
+    printf '%s\n' "$base" >"$venv/base"
+}
+
+# Sets venv_python to a virtual environment's Python that has the extras $@ installed.
+need_venv() {
+    make_venv venv
     programs=$root/tests/compat/requirements.txt
     wanted=$(cat "$root/pyproject.toml" "$programs" | cksum)
     for extra in "$@"; do
@@ -214,6 +219,17 @@ need_venv() {
         pip_install -r "$venv/requirements.txt"
         printf '%s\n' "$wanted" >"$venv/extra-$extra"
     done
+}
+
+# Sets venv_python to that of an environment of its own, build/$1-VERSION, which has
+# what the file $2 pins.
+need_pinned() {
+    make_venv "$1"
+    wanted=$(cksum <"$2")
+    [ "$(cat "$venv/pinned" 2>/dev/null)" = "$wanted" ] && return 0
+    say "installing ${2#"$root/"} for Python $python_version"
+    pip_install -r "$2"
+    printf '%s\n' "$wanted" >"$venv/pinned"
 }
 
 # Installs what the file $1 names, a line each, as far as there are wheels: what has none

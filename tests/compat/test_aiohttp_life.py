@@ -7,7 +7,8 @@ import socket
 
 import pytest
 import support
-from realkit import aiohttp_site, factory_path, need, program
+from programkit import program
+from realkit import aiohttp_site, factory_path, need
 
 aiohttp, web = need("aiohttp", "aiohttp.web")
 

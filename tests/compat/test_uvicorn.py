@@ -7,7 +7,8 @@ import signal
 
 import pytest
 import support
-from realkit import COMPAT_DIR, factory_path, load, need, program
+from programkit import program
+from realkit import COMPAT_DIR, factory_path, load, need
 
 aiohttp, uvicorn, _, _ = need("aiohttp", "uvicorn", "fastapi", "websockets")
 
