@@ -22,7 +22,7 @@ import textwrap
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyloop import _core, _everywhere
+from pyloop import _children, _core, _everywhere
 from pyloop._accelerate import accelerate
 from pyloop._loop import Loop
 from pyloop._report import Report
@@ -31,7 +31,7 @@ from pyloop._version import __version__
 if TYPE_CHECKING:
     from types import CodeType, TracebackType
 
-__all__ = ["main"]
+__all__ = ["main", "start"]
 
 _USAGE = "python -m pyloop [options] (script.py | -m module | -c code | -) [args]"
 
@@ -55,9 +55,18 @@ def main() -> None:
         print(_version())
         return
     program = _program(words)
-    _apply(options)
-    _everywhere.take_over()
+    start(vars(options))
     _run(program)
+
+
+def start(options: dict[str, Any]) -> None:
+    """Put this process on pyloop: before a program, and in multiprocessing's children.
+
+    options: the names and values of the command line's.
+    """
+    _apply(argparse.Namespace(**options))
+    _everywhere.take_over()
+    _children.carry_over(options)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from pyloop._loop import Loop
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-__all__ = ["give_back", "take_over"]
+__all__ = ["give_back", "take_over", "when_imported"]
 
 # Also asyncio.SelectorEventLoop, asyncio.EventLoop (3.13) and what policies call.
 _AsyncioLoop: Any = unix_events._UnixSelectorEventLoop
@@ -31,21 +31,21 @@ def take_over() -> None:
     """Make asyncio's own loop class, and uvloop's once imported, give pyloop's loops.
 
     Subclasses of asyncio's class stay what they are: their methods are written against
-    its attributes. So does a loop that is given a selector of the caller's choice.
+    its attributes. So does a loop that is given a selector of the caller's choice. A
+    second time does nothing.
     """
+    if "__new__" in vars(_AsyncioLoop):
+        return
     _AsyncioLoop.__new__ = staticmethod(_new)
-    if "uvloop" in sys.modules:
-        _take_over_uvloop(sys.modules["uvloop"])
-    else:
-        sys.meta_path.insert(0, _UvloopFinder())
+    when_imported("uvloop", _take_over_uvloop)
 
 
 def give_back() -> None:
-    """Undo take_over(), but for an uvloop that was imported in between."""
+    """Undo take_over(), but for modules that were imported in between."""
     if "__new__" in vars(_AsyncioLoop):
         del _AsyncioLoop.__new__
     sys.meta_path[:] = [
-        finder for finder in sys.meta_path if not isinstance(finder, _UvloopFinder)
+        finder for finder in sys.meta_path if not isinstance(finder, _Finder)
     ]
 
 
@@ -61,8 +61,23 @@ def _take_over_uvloop(module: ModuleType) -> None:
     module.Loop = Loop  # type: ignore[attr-defined]
 
 
-class _UvloopFinder(importlib.abc.MetaPathFinder):
-    """Waits for the program to import uvloop, without importing it itself."""
+def when_imported(name: str, change: Callable[[ModuleType], None]) -> None:
+    """Call change(module) once the module of that name is imported, or now if it is.
+
+    It is not imported for that.
+    """
+    if name in sys.modules:
+        change(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _Finder(name, change))
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Waits for the program to import a module, without importing it itself."""
+
+    def __init__(self, name: str, change: Callable[[ModuleType], None]) -> None:
+        self.name = name
+        self.change = change
 
     def find_spec(
         self,
@@ -70,7 +85,7 @@ class _UvloopFinder(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        if fullname != "uvloop":
+        if fullname != self.name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
@@ -80,7 +95,7 @@ class _UvloopFinder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            _take_over_uvloop(module)
+            self.change(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

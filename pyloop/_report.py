@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import collections
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ class Report:
         unclosed = (
             f", {self.unclosed_loops} never closed" if self.unclosed_loops else ""
         )
-        yield f"-- pyloop: {self.loops} loops{unclosed} --"
+        yield f"-- pyloop: {self.loops} loops{unclosed}{_which_process()} --"
         yield from self.figures.lines()
         for findings in (self.tasks, self.transports, self.errors):
             yield from findings.lines()
@@ -154,6 +155,14 @@ class _Findings:
             yield f"  {text}{times}"
         if len(self.counts) > MOST:
             yield f"  and {len(self.counts) - MOST} others"
+
+
+def _which_process() -> str:
+    """Say which child of multiprocessing this is; nothing of the program's first."""
+    processes = sys.modules.get("multiprocessing.process")
+    if processes is None or processes.parent_process() is None:
+        return ""
+    return f" in {processes.current_process().name} ({os.getpid()})"
 
 
 def task_text(task: asyncio.Task[Any]) -> str:

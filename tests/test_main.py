@@ -67,9 +67,9 @@ print(type(thing) is Mine, Mine.__module__, sys.modules["__main__"].Mine is Mine
 """
 
 SPAWN = """\
-import asyncio, multiprocessing
+import multiprocessing
 def work(number):
-    return number + 1, type(asyncio.new_event_loop()).__name__ != "Loop", __name__
+    return number + 1, __name__
 if __name__ == "__main__":
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         print(pool.map(work, [1]))
