@@ -8,13 +8,18 @@ ResourceWarnings there, and here pyloop's own report of tasks and transports too
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 
 import programkit
+import pytest
 import support
 
 EXAMPLES = os.path.join(support.PROJECT_DIR, "examples")
+
+# The signals that end an example; one of them is enough for the suite.
+ENDING = (signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.packaged))
 
 # What `--report` says of a program that has left nothing.
 CLEAN_REPORT = re.compile(
