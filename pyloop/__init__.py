@@ -1,10 +1,12 @@
 """pyloop: an asyncio event loop in C over libuv.
 
+::
+
     import pyloop
     pyloop.run(main())
 
-or, without a change to the program, ``asyncio.run(main(), loop_factory=
-pyloop.new_event_loop)``. The documentation is in docs/.
+or, without a change to the program, ``asyncio.run(main(),
+loop_factory=pyloop.new_event_loop)``. The documentation is in docs/.
 """
 
 from pyloop._core import libuv_version

@@ -30,16 +30,15 @@ __all__ = ["Deadlock", "find"]
 
 @dataclasses.dataclass(frozen=True)
 class Deadlock:
-    """Tasks that can never go on.
-
-    kind: "cycle", tasks each of which waits for the next and the last for the first; or
-    "orphan", one task that waits for something that nothing can bring about. tasks: in
-    that order. reasons: for each, in words, why it waits.
-    """
+    """Tasks that can never go on."""
 
     kind: str
+    """"cycle": tasks each of which waits for the next and the last for the first; or
+    "orphan": one task that waits for something that nothing can bring about."""
     tasks: tuple[TaskNode, ...]
+    """The tasks, in that order."""
     reasons: tuple[str, ...]
+    """For each of them, in words, what it waits for."""
 
     def format(self) -> str:
         """Return it as text, two lines for each task."""

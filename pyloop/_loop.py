@@ -330,7 +330,10 @@ class Loop(
         getattr(logger, level)("%r%s%s", transport, between, text, exc_info=exc)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """As asyncio's; what is known of a task's creation goes with the report."""
+        """Report what went wrong, context, to the exception handler. As asyncio's.
+
+        What is known of a task's creation goes with it.
+        """
         super().call_exception_handler(_creation.with_place(context))
 
     # -- what csrc calls while pyloop.tasks traces ------------------------------------
@@ -361,7 +364,12 @@ class Loop(
     if not TYPE_CHECKING:  # the types of asyncio's class are its
 
         def run_in_executor(self, executor, func, *args):
-            """As asyncio's; jobs of the default executor are counted in metrics()."""
+            """Call func(*args) in a thread; return an awaitable of the result.
+
+            executor: a concurrent.futures.Executor; None is the default one, whose
+            jobs are counted in metrics(). Raises RuntimeError when the loop is closed.
+            As asyncio's loop.run_in_executor().
+            """
             if executor is None and measured(self._default_executor):
                 if self._debug:
                     self._check_callback(func, "run_in_executor")

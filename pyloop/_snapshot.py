@@ -20,42 +20,43 @@ __all__ = ["Info", "Snapshot", "TaskNode", "TaskTree", "all_loops", "take"]
 
 @dataclasses.dataclass(frozen=True)
 class TaskNode:
-    """One task of a tree, as it was when tree() was called. Holds no task.
-
-    name: the task's. coroutine: the name of its coroutine's function. state: "waiting",
-    "running", or "ready" to run. place: the innermost line of the program's own code
-    where it waits or runs, None for a task that is asyncio's or C code alone. stack:
-    that and all other places, the task's own coroutine first. waits_for: what it waits
-    for, in words, "" unless waiting. created: where it was made, if that is known
-    (debug mode, trace_creation()). cancelling: how often cancel() was called without
-    being taken back, always 0 on Python 3.10. awaits: the tasks whose end it waits for,
-    through gather(), wait_for(), shield(), TaskGroup, wait(), as_completed(). repeated:
-    the task is elsewhere in the tree too, and `awaits` is told there alone.
-    """
+    """One task of a tree, as it was when tree() was called. Holds no task."""
 
     name: str
+    """The task's name."""
     coroutine: str
+    """The name of its coroutine's function."""
     state: str
+    """"waiting", "running", or "ready" to run."""
     place: Place | None
+    """The innermost line of the program's own code where it waits or runs; None for a
+    task that is asyncio's or C code alone."""
     stack: tuple[Place, ...]
+    """That and all other places, the task's own coroutine first."""
     waits_for: str
+    """What it waits for, in words; "" unless it is waiting."""
     created: Place | None
+    """Where it was made, if that is known (debug mode, trace_creation())."""
     cancelling: int
+    """How often cancel() was called without being taken back; 0 on Python 3.10."""
     awaits: tuple[TaskNode, ...]
+    """The tasks whose end it waits for, through gather(), wait_for(), shield(),
+    TaskGroup, wait() and as_completed()."""
     repeated: bool = False
+    """Whether the task is elsewhere in the tree too, and ``awaits`` is told there."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskTree:
-    """The pending tasks of one loop.
-
-    loop: its repr(). roots: the tasks that no other task awaits; of tasks that await
-    each other in a circle, one. count: how many tasks there are.
-    """
+    """The pending tasks of one loop."""
 
     loop: str
+    """The loop's repr()."""
     roots: tuple[TaskNode, ...]
+    """The tasks that no other task awaits; of tasks that await each other in a circle,
+    one."""
     count: int
+    """How many tasks there are."""
 
     def format(self, limit: int = 3) -> str:
         """Return the tree as text, a line for each task and one for what it waits for.
@@ -69,7 +70,7 @@ class TaskTree:
         return "\n".join(lines)
 
     def nodes(self) -> Iterator[TaskNode]:
-        """Every task once, each before those that it awaits."""
+        """Return an iterator over the tasks, each once and before those it awaits."""
         waiting = collections.deque(self.roots)
         while waiting:
             node = waiting.popleft()

@@ -28,25 +28,24 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class OpenTransport:
-    """One thing that a loop has open. ``str()`` of it is a line for people.
-
-    kind: "TCP", "Unix", "socket" (of another family), "TLS", "UDP", "Unix datagram",
-    "datagram", "read pipe", "write pipe", "subprocess" or "server".
-    transport: the transport; of a server the asyncio.Server.
-    fd: the descriptor, -1 of a subprocess.
-    address, peer: what get_extra_info() has as sockname and peername, None without;
-    of a subprocess peer is its process id.
-    traceback: debug mode's stack of where it was made, innermost frame last; of a
-    connection that a server accepted, and of a child's pipe, where the server or the
-    child was made. None if debug mode was off then.
-    """
+    """One thing that a loop has open. ``str()`` of it is a line for people."""
 
     kind: str
+    """"TCP", "Unix", "socket" (of another family), "TLS", "UDP", "Unix datagram",
+    "datagram", "read pipe", "write pipe", "subprocess" or "server"."""
     transport: Any
+    """The transport; of a server the asyncio.Server."""
     fd: int
+    """The descriptor; -1 of a subprocess."""
     address: Any
+    """What get_extra_info() has as sockname; None without."""
     peer: Any
+    """What get_extra_info() has as peername, None without; of a subprocess the process
+    id."""
     traceback: StackSummary | None
+    """Debug mode's stack of where it was made, innermost frame last; of a connection
+    that a server accepted, and of a child's pipe, where the server or the child was
+    made. None if debug mode was off then."""
 
     @property
     def created_at(self) -> FrameSummary | None:

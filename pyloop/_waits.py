@@ -39,14 +39,14 @@ _BETWEEN = (
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A place in a program: a file's path, a line number and a function's name.
-
-    file is "" and line 0 for a coroutine that is written in C.
-    """
+    """A place in a program. ``str()`` of it is ``file:line in function``."""
 
     file: str
+    """The file's path; "" for a coroutine that is written in C."""
     line: int
+    """The line's number, from 1 on; 0 for a coroutine that is written in C."""
     function: str
+    """The function's name."""
 
     def __str__(self) -> str:
         if not self.file:

@@ -1,5 +1,7 @@
 """A plugin for pytest: async tests on pyloop, and none that leaves something behind.
 
+::
+
     pytest -p pyloop.pytest
 
 runs every loop of the session on pyloop, whichever plugin makes it (pytest-asyncio,

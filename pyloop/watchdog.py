@@ -1,5 +1,7 @@
 """What blocks my loop: a thread that tells of callbacks which do not return.
 
+::
+
     import pyloop.watchdog
 
     pyloop.watchdog.start(0.1)

@@ -12,10 +12,11 @@
 #   lint    check style and types              fmt     apply the style
 #   examples   the programs of examples/, as their pages say
 #   bench   compare loops                      python  run the environment's Python
+#   docs    the site of docs/, in build/docs (Python >= 3.12)
 #   clean   remove everything built
 #
 # PYTHON=python3.12 chooses the interpreter; ARGUMENTS go to pytest, conformance, the
-# demo or bench.
+# demo, bench or docs.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -216,6 +217,17 @@ oom | leaks | fault)
     prepare test
     build_in "$root"
     PYTHONPATH=$root exec "$venv_python" "$root/tests/hardening/$task.py" "$@"
+    ;;
+docs)
+    # Sphinx needs Python 3.12; the newest that pyloop is released for will do.
+    [ -n "${PYTHON:-}" ] || PYTHON=$(list_pythons | awk '$1 ~ /^3\.1[2-9]$/' | sort -V |
+        awk 'END { print $2 }')
+    [ -n "$PYTHON" ] || die "the site needs CPython 3.12 or later: PYTHON=/path/of/python"
+    choose_python
+    need_system
+    need_pinned docs "$root/docs/requirements.txt"
+    build_in "$root"
+    PYTHONPATH=$root exec "$venv_python" "$root/docs/site/build.py" "$@"
     ;;
 lint)
     run_lint

@@ -9,6 +9,7 @@
 #include "base/call.h"
 #include "base/errors.h"
 #include "base/forks.h"
+#include "loop/docstrings.h"
 #include "loop/handle.h"
 #include "loop/methods.h"
 #include "loop/outbox.h"
@@ -719,54 +720,22 @@ static PyGetSetDef loop_getsets[] = {
 #define KEYWORDS (METH_FASTCALL | METH_KEYWORDS)
 
 static PyMethodDef loop_methods[] = {
-    {"call_soon", FASTCALL(LOCKED(handle_call_soon)), KEYWORDS,
-     "call_soon($self, callback, *args, context=None)\n--\n\n"
-     "Schedule callback(*args) for the next iteration; return its Handle.\n\n"
-     "Raises RuntimeError when the loop is closed. As asyncio's loop.call_soon()."},
-    {"call_later", FASTCALL(LOCKED(timers_call_later)), KEYWORDS,
-     "call_later($self, delay, callback, *args, context=None)\n--\n\n"
-     "Schedule callback(*args) in delay seconds; return its TimerHandle.\n\n"
-     "Never early. Raises TypeError for a delay that is no number and ValueError for\n"
-     "NaN. As asyncio's loop.call_later()."},
-    {"call_at", FASTCALL(LOCKED(timers_call_at)), KEYWORDS,
-     "call_at($self, when, callback, *args, context=None)\n--\n\n"
-     "Schedule callback(*args) at the time when, in seconds of time(); return its\n"
-     "TimerHandle. As asyncio's loop.call_at()."},
+    {"call_soon", FASTCALL(LOCKED(handle_call_soon)), KEYWORDS, doc_call_soon},
+    {"call_later", FASTCALL(LOCKED(timers_call_later)), KEYWORDS, doc_call_later},
+    {"call_at", FASTCALL(LOCKED(timers_call_at)), KEYWORDS, doc_call_at},
     {"call_soon_threadsafe", FASTCALL(threadsafe_call_soon), KEYWORDS,
-     "call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n"
-     "Like call_soon(), from any thread; wakes the loop. As asyncio's."},
-    {"time", loop_time, METH_NOARGS,
-     "time($self, /)\n--\n\n"
-     "Return the loop's monotonic clock in seconds; the same as time.monotonic()."},
-    {"stop", loop_stop, METH_NOARGS,
-     "stop($self, /)\n--\n\nEnd run_forever() after the current iteration."},
-    {"is_running", loop_is_running, METH_NOARGS,
-     "is_running($self, /)\n--\n\nReturn True while the loop runs."},
-    {"is_closed", loop_is_closed, METH_NOARGS,
-     "is_closed($self, /)\n--\n\nReturn True after close()."},
-    {"get_debug", loop_get_debug, METH_NOARGS,
-     "get_debug($self, /)\n--\n\nReturn True in debug mode."},
-    {"create_future", tasks_create_future, METH_NOARGS,
-     "create_future($self, /)\n--\n\nReturn a new asyncio.Future of this loop."},
-    {"create_task", FASTCALL(tasks_create_task), KEYWORDS,
-     "create_task($self, coro, **kwargs)\n--\n\n"
-     "Schedule a coroutine; return its asyncio.Task.\n\n"
-     "Keyword arguments are those of this Python's asyncio (name, context, ...)."},
-    {"add_reader", FASTCALL(LOCKED(fd_add_reader)), KEYWORDS,
-     "add_reader($self, fd, callback, *args)\n--\n\n"
-     "Call callback(*args) whenever fd, a descriptor or an object with fileno(), is\n"
-     "readable. Raises ValueError for an invalid descriptor, RuntimeError for one "
-     "that\n"
-     "a transport uses, OSError for one that cannot be watched. As asyncio's."},
-    {"add_writer", FASTCALL(LOCKED(fd_add_writer)), KEYWORDS,
-     "add_writer($self, fd, callback, *args)\n--\n\n"
-     "Like add_reader(), whenever fd is writable. As asyncio's loop.add_writer()."},
-    {"remove_reader", FASTCALL(LOCKED(fd_remove_reader)), KEYWORDS,
-     "remove_reader($self, fd)\n--\n\n"
-     "Stop watching fd for reading; return True if it was watched."},
-    {"remove_writer", FASTCALL(LOCKED(fd_remove_writer)), KEYWORDS,
-     "remove_writer($self, fd)\n--\n\n"
-     "Stop watching fd for writing; return True if it was watched."},
+     doc_call_soon_threadsafe},
+    {"time", loop_time, METH_NOARGS, doc_time},
+    {"stop", loop_stop, METH_NOARGS, doc_stop},
+    {"is_running", loop_is_running, METH_NOARGS, doc_is_running},
+    {"is_closed", loop_is_closed, METH_NOARGS, doc_is_closed},
+    {"get_debug", loop_get_debug, METH_NOARGS, doc_get_debug},
+    {"create_future", tasks_create_future, METH_NOARGS, doc_create_future},
+    {"create_task", FASTCALL(tasks_create_task), KEYWORDS, doc_create_task},
+    {"add_reader", FASTCALL(LOCKED(fd_add_reader)), KEYWORDS, doc_add_reader},
+    {"add_writer", FASTCALL(LOCKED(fd_add_writer)), KEYWORDS, doc_add_writer},
+    {"remove_reader", FASTCALL(LOCKED(fd_remove_reader)), KEYWORDS, doc_remove_reader},
+    {"remove_writer", FASTCALL(LOCKED(fd_remove_writer)), KEYWORDS, doc_remove_writer},
     {"_add_reader", FASTCALL(LOCKED(fd_private_add_reader)), KEYWORDS, NULL},
     {"_add_writer", FASTCALL(LOCKED(fd_private_add_writer)), KEYWORDS, NULL},
     {"_remove_reader", LOCKED(fd_private_remove_reader), METH_O, NULL},
@@ -775,42 +744,22 @@ static PyMethodDef loop_methods[] = {
     {"_users", LOCKED(fd_users), METH_NOARGS,
      "_users($self)\n--\n\n"
      "The transports of descriptors, and what waits for descriptors, as a list."},
-    {"sock_recv", FASTCALL(sockop_recv), KEYWORDS,
-     "sock_recv($self, sock, n)\n--\n\n"
-     "Coroutine: receive up to n bytes. As asyncio's loop.sock_recv()."},
-    {"sock_recv_into", FASTCALL(sockop_recv_into), KEYWORDS,
-     "sock_recv_into($self, sock, buf)\n--\n\n"
-     "Coroutine: receive into a writable buffer; the number of bytes. As asyncio's."},
-    {"sock_recvfrom", FASTCALL(sockop_recvfrom), KEYWORDS,
-     "sock_recvfrom($self, sock, bufsize)\n--\n\n"
-     "Coroutine: receive a datagram; (bytes, address). As asyncio's."},
+    {"sock_recv", FASTCALL(sockop_recv), KEYWORDS, doc_sock_recv},
+    {"sock_recv_into", FASTCALL(sockop_recv_into), KEYWORDS, doc_sock_recv_into},
+    {"sock_recvfrom", FASTCALL(sockop_recvfrom), KEYWORDS, doc_sock_recvfrom},
     {"sock_recvfrom_into", FASTCALL(sockop_recvfrom_into), KEYWORDS,
-     "sock_recvfrom_into($self, sock, buf, nbytes=0)\n--\n\n"
-     "Coroutine: receive a datagram into a buffer; (number, address). As asyncio's."},
-    {"sock_sendall", FASTCALL(sockop_sendall), KEYWORDS,
-     "sock_sendall($self, sock, data)\n--\n\n"
-     "Coroutine: send all of data. As asyncio's loop.sock_sendall()."},
-    {"sock_sendto", FASTCALL(sockop_sendto), KEYWORDS,
-     "sock_sendto($self, sock, data, address)\n--\n\n"
-     "Coroutine: send a datagram; the number of bytes sent. As asyncio's."},
-    {"sock_accept", FASTCALL(sockop_accept), KEYWORDS,
-     "sock_accept($self, sock)\n--\n\n"
-     "Coroutine: accept a connection; (socket, address). As asyncio's."},
-    {"sock_connect", FASTCALL(sockop_connect), KEYWORDS,
-     "sock_connect($self, sock, address)\n--\n\n"
-     "Coroutine: connect to address. As asyncio's loop.sock_connect()."},
+     doc_sock_recvfrom_into},
+    {"sock_sendall", FASTCALL(sockop_sendall), KEYWORDS, doc_sock_sendall},
+    {"sock_sendto", FASTCALL(sockop_sendto), KEYWORDS, doc_sock_sendto},
+    {"sock_accept", FASTCALL(sockop_accept), KEYWORDS, doc_sock_accept},
+    {"sock_connect", FASTCALL(sockop_connect), KEYWORDS, doc_sock_connect},
     {"_ensure_resolved", FASTCALL(names_ensure_resolved), KEYWORDS, NULL},
     {"_connect_sock", FASTCALL(connect_open), KEYWORDS, NULL},
     {"_sock_sendfile", FASTCALL(sockop_sendfile), KEYWORDS,
      "_sock_sendfile($self, sock, file, offset, count)\n--\n\n"
      "Coroutine: sendfile(2) from offset, count bytes or all (None); how many."},
-    {"getaddrinfo", FASTCALL(names_getaddrinfo), KEYWORDS,
-     "getaddrinfo($self, host, port, *, family=0, type=0, proto=0, flags=0)\n--\n\n"
-     "Coroutine: socket.getaddrinfo() without blocking; literals are answered at "
-     "once."},
-    {"getnameinfo", FASTCALL(names_getnameinfo), KEYWORDS,
-     "getnameinfo($self, sockaddr, flags=0)\n--\n\n"
-     "Coroutine: socket.getnameinfo() without blocking."},
+    {"getaddrinfo", FASTCALL(names_getaddrinfo), KEYWORDS, doc_getaddrinfo},
+    {"getnameinfo", FASTCALL(names_getnameinfo), KEYWORDS, doc_getnameinfo},
     {"_make_socket_transport", FASTCALL(LOCKED(socket_make_transport)), KEYWORDS,
      "_make_socket_transport($self, sock, protocol, waiter=None, *, extra=None,\n"
      "                       server=None, context=None)\n--\n\n"
