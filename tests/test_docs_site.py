@@ -118,6 +118,47 @@ def test_what_makes_the_site_is_held_to_versions():
     assert named and all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in named)
 
 
+# --- the tables of results ----------------------------------------------------------
+
+
+def test_the_tables_are_those_of_the_results(site):
+    tables = site("tables")
+    text = tables.PAGE.read_text()
+    assert {found[2] for found in tables.MARK.finditer(text)} == {*tables.MAKERS}
+    assert {path.stem for path in (DOCS / "results").glob("*.json")} <= {*tables.MAKERS}
+    assert text == tables.filled(text), "run: python docs/site/tables.py"
+
+
+def test_a_table_of_suites(site):
+    counts = {"run": 9, "passed": 7, "failed": 2, "skipped": 1, "seconds": 3}
+    better = {**counts, "passed": 8, "failed": 1}
+    results = {
+        "versions": {"python": "3.13.0", "pyloop": "0.1.0", "libuv": "1.53.0"},
+        "suites": {
+            "websockets": {
+                "version": "16.0",
+                "asyncio": counts,
+                "pyloop": better,
+                "differences": ["test_x"],
+            }
+        },
+    }
+    assert list(site("tables").compat(results)) == [
+        "| suite | loop | run | passed | failed | skipped | seconds |",
+        "|---|---|---|---|---|---|---|",
+        "| websockets 16.0 | asyncio | 9 | 7 | 2 | 1 | 3 |",
+        "| websockets 16.0 | pyloop | 9 | 8 | 1 | 1 | 3 |",
+        "",
+        "Python 3.13.0, pyloop 0.1.0, libuv 1.53.0. Tests that pass on asyncio and not "
+        "on pyloop: 1.",
+    ]
+
+
+def test_pythons_are_in_their_order(site):
+    names = ["3.9.1", "3.10.13", "3.13.0", "3.13.5, free-threaded", "3.14.8"]
+    assert sorted(names[::-1], key=site("tables").by_version) == names
+
+
 # --- the API reference --------------------------------------------------------------
 
 

@@ -26,6 +26,9 @@ myst_heading_anchors = 4
 highlight_language = "none"
 copybutton_exclude = ".linenos, .gp, .go"
 
+# Docstrings have strings in quotes, which stay as they are written.
+smartquotes = False
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

@@ -61,6 +61,7 @@ MENU = {
 # Pages whose own title says too little in a menu.
 TITLES = {
     "readme": "What pyloop is",
+    "tutorial": "Tutorial",
     "contributing": "Where things are",
     "rules": "Contributing: the rules",
     "internals/overview": "Internals: overview",

@@ -225,4 +225,5 @@ def paragraphs(lines, names):
             lambda found: f"\n\n*{found[1]}*: ",
             text,
         )
+        text = re.sub(r"(?<=[.;])\s(?=Raises )", "\n\n", text)
     return text.split("\n")

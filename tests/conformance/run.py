@@ -1,22 +1,27 @@
 """CPython's own asyncio tests, those of the Python that runs this, on other loops.
 
     python tests/conformance/run.py [--loops asyncio,pyloop,uvloop] [--accelerate]
-                                    [--table] [NAME...]
+                                    [--table] [--json FILE] [NAME...]
 
 A test that pyloop does not pass is an error, unless asyncio does not pass it either or
 expectations.py leaves it out; so is one that is left out and passes. Other loops are
 counted, and not judged; one that is not installed is said to be, and left out. NAME
 selects tests whose name, "module.Class.test", has it as a part. With --accelerate,
 pyloop's runs have what pyloop.install(accelerate=True) puts in the place of asyncio's.
+--json puts the counts into a file that may have those of other Pythons already, such as
+docs/results/conformance.json, of which docs/site/tables.py makes a table.
 """
 
 import argparse
 import importlib
 import importlib.util
+import json
 import os
+import pathlib
 import platform
 import subprocess
 import sys
+import sysconfig
 import time
 import unittest
 
@@ -148,8 +153,22 @@ class Run:
         print(f"{self.kind}: {counts} ({self.seconds:.1f} s)")
 
     def row(self):
-        cells = [platform.python_version(), self.kind, *self.counts().values()]
+        cells = [python_name(), self.kind, *self.counts().values()]
         return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def python_name():
+    """This Python, as the table names it."""
+    free = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    return platform.python_version() + ", free-threaded" * free
+
+
+def keep(path, runs):
+    """Put the counts of runs into a file, in the place of this Python's former ones."""
+    path = pathlib.Path(path)
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept[python_name()] = {run.kind: run.counts() for run in runs}
+    path.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def wrong_expectations(run, everything):
@@ -179,6 +198,7 @@ def main():
         "--accelerate", action="store_true", help="pyloop.install(accelerate=True)"
     )
     parser.add_argument("--table", action="store_true", help="rows for the table")
+    parser.add_argument("--json", metavar="FILE", help="a file for the counts, too")
     parser.add_argument("names", nargs="*", metavar="NAME")
     options = parser.parse_args()
     kinds = options.loops.split(",")
@@ -216,6 +236,8 @@ def main():
         print("| Python | loop | " + " | ".join(COLUMNS) + " |")
         print("|---" * (2 + len(COLUMNS)) + "|")
         print(*(run.row() for run in runs), sep="\n")
+    if options.json:
+        keep(options.json, runs)
     judged = [run for run in runs if run.kind == "pyloop"]
     passed = sum(run.counts()["pass"] for run in judged)
     failed = sum(len(run.failures()) for run in judged) + len(wrong)
