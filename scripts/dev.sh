@@ -11,6 +11,7 @@
 #   fault   system calls that fail
 #   lint    check style and types              fmt     apply the style
 #   examples   the programs of examples/, as their pages say
+#   services   databases, brokers and web servers, used through pyloop
 #   bench   compare loops                      python  run the environment's Python
 #   docs    the site of docs/, in build/docs (Python >= 3.12)
 #   clean   remove everything built
@@ -203,6 +204,13 @@ examples)
     need_pinned examples "$root/examples/requirements.txt"
     build_in "$root"
     PYLOOP_EXAMPLES=all pytest_in "$root" tests/examples "$@"
+    ;;
+services)
+    choose_python
+    need_system
+    need_pinned services "$root/tests/services/requirements.txt"
+    build_in "$root"
+    pytest_in "$root" tests/services "$@"
     ;;
 bench)
     prepare test

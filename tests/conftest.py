@@ -23,6 +23,9 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import support
 
+# `make services` names it, with what its tests need.
+collect_ignore = ["services"]
+
 CONFIGURED_KINDS = pytest.StashKey()
 FAILED = pytest.StashKey()
 FINISHED = pytest.StashKey()

@@ -5,7 +5,7 @@
 
 Each runs on loopback, on a free port and on a Unix socket, in a folder of its own that
 is removed afterwards, and is stopped by its process id. `make compat` and `make
-services` use this; nothing here knows of a loop.
+services` use this; nothing here knows of a loop.  services/servers.py has more servers.
 """
 
 import contextlib
@@ -41,7 +41,8 @@ class Service:
     folder: pathlib.Path  # its own; removed at the end
     process: subprocess.Popen
     host: str = HOST
-    tls_port: int | None = None  # Redis's; PostgreSQL has one port for both
+    tls_port: int | None = None  # where TLS has a port of its own
+    env: dict = dataclasses.field(default_factory=dict)  # of its own, and its tools'
 
     @property
     def unix_folder(self):
@@ -52,6 +53,10 @@ class Service:
     def unix_path(self):
         """Its Unix socket, as Redis's clients want it."""
         return str(self.folder / f"{self.name}.sock")
+
+    def environment(self):
+        """What its own tools run in."""
+        return {**os.environ, **self.env}
 
     def log(self):
         """What it has printed so far."""
@@ -67,20 +72,43 @@ def install(*packages):
     if shutil.which("apt-get") is None or os.getuid() != 0:
         raise ServiceError(f"missing: {names}; as root: apt-get install {names}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
+    commands = (
         ["apt-get", "update", "-q"],
         ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],
-    ):
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        if done.returncode != 0:
-            raise ServiceError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
+    )
+    with _no_system_service_starts():
+        for command in commands:
+            done = subprocess.run(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            if done.returncode != 0:
+                output = done.stdout[-2000:]
+                raise ServiceError(f"{' '.join(command)} failed:\n{output}")
+
+
+@contextlib.contextmanager
+def _no_system_service_starts():
+    """Keep packages from starting what they bring: the machine's policy, for so long.
+
+    A machine that has a policy (as containers have) keeps that one.
+    """
+    policy = pathlib.Path("/usr/sbin/policy-rc.d")
+    try:
+        with open(policy, "x") as file:
+            file.write("#!/bin/sh\nexit 101\n")  # "action forbidden by policy"
+    except OSError:
+        yield
+        return
+    try:
+        policy.chmod(0o755)
+        yield
+    finally:
+        policy.unlink()
 
 
 def program(name, package, folders=()):
@@ -130,23 +158,23 @@ def free_port():
 
 
 @contextlib.contextmanager
-def _own_folder(name):
+def own_folder(name):
     """A new folder that the service's user owns, removed at the end."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-"))
     try:
-        _give(folder)
+        give(folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _give(path):
+def give(path):
     """Make a file or folder the service user's own."""
     if user := service_user():
         os.chown(path, user.pw_uid, user.pw_gid)
 
 
-def _as_user():
+def as_user():
     """Popen's arguments for a process of the service's user."""
     user = service_user()
     if user is None:
@@ -154,18 +182,21 @@ def _as_user():
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
-def _own_copy(folder, name, path):
+def own_copy(folder, name, path):
     """Copy a certificate or key to where the server, and nobody else, reads it."""
     copy = folder / name
     shutil.copyfile(path, copy)
     copy.chmod(0o600)
-    _give(copy)
+    give(copy)
     return copy
 
 
 @contextlib.contextmanager
-def _running(name, command, folder, ready, stop_signal, **ports):
-    """Start a server, wait until ready(service); stop it at the end."""
+def running(name, command, folder, ready, stop_signal, env=None, user=True, **ports):
+    """Start a server, wait until ready(service); stop it at the end.
+
+    env: added to its environment.  user: whether service_user() runs it, or we.
+    """
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
             [str(word) for word in command],
@@ -174,9 +205,10 @@ def _running(name, command, folder, ready, stop_signal, **ports):
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Control-C is for us; we stop it
-            **_as_user(),
+            env={**os.environ, **(env or {})},
+            **(as_user() if user else {}),
         )
-    service = Service(name, folder=folder, process=process, **ports)
+    service = Service(name, folder=folder, process=process, env=env or {}, **ports)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not ready(service):
@@ -209,7 +241,7 @@ def postgres(*, tls=None, settings=None):
     settings: more of postgresql.conf, {name: value}.
     """
     programs = postgres_folder()
-    with _own_folder("postgres") as folder:
+    with own_folder("postgres") as folder:
         data = folder / "data"
         _initdb(programs / "initdb", data)
         port = free_port()
@@ -224,8 +256,8 @@ def postgres(*, tls=None, settings=None):
         }
         if tls is not None:
             chosen["ssl"] = "on"
-            chosen["ssl_cert_file"] = _own_copy(folder, "server.pem", tls[0])
-            chosen["ssl_key_file"] = _own_copy(folder, "server.key", tls[1])
+            chosen["ssl_cert_file"] = own_copy(folder, "server.pem", tls[0])
+            chosen["ssl_key_file"] = own_copy(folder, "server.key", tls[1])
         command = [programs / "postgres", "-D", data]
         for name, value in chosen.items():
             command += ["-c", f"{name}={value}"]
@@ -235,7 +267,7 @@ def postgres(*, tls=None, settings=None):
             return subprocess.run(asks).returncode == 0
 
         # SIGINT is its fast shutdown: it ends sessions, and does not wait for them.
-        with _running(
+        with running(
             "postgres", command, folder, ready, signal.SIGINT, port=port
         ) as service:
             yield service
@@ -250,7 +282,7 @@ def _initdb(initdb, data):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **_as_user(),
+        **as_user(),
     )
     if done.returncode != 0:
         raise ServiceError(f"initdb failed:\n{done.stdout[-2000:]}")
@@ -268,7 +300,7 @@ def redis(*, tls=None, settings=None):
     settings: more of redis.conf, {name: value}.
     """
     server = program("redis-server", "redis-server")
-    with _own_folder("redis") as folder:
+    with own_folder("redis") as folder:
         ports = {"port": free_port()}
         chosen = {
             "bind": HOST,
@@ -283,11 +315,11 @@ def redis(*, tls=None, settings=None):
             ports["tls_port"] = chosen["tls-port"] = free_port()
             chosen["tls-auth-clients"] = "optional"
             for name, path in zip(("ca-cert", "cert", "key"), tls, strict=True):
-                chosen[f"tls-{name}-file"] = _own_copy(folder, f"{name}.pem", path)
+                chosen[f"tls-{name}-file"] = own_copy(folder, f"{name}.pem", path)
         command = [server]
         for name, value in chosen.items():
             command += [f"--{name}", str(value)]
-        with _running(
+        with running(
             "redis", command, folder, _redis_answers, signal.SIGTERM, **ports
         ) as service:
             yield service
