@@ -5,11 +5,13 @@ Sphinx is not needed here; docs/site/build.py, which runs it, follows every link
 
 import ast
 import dataclasses
+import http.server
 import importlib
 import inspect
 import pathlib
 import re
 import textwrap
+import threading
 
 import pytest
 import support
@@ -110,6 +112,36 @@ def test_what_is_wrong_with_a_built_site_is_found(site, tmp_path):
         "b.html: 2 headings of the first level",
     ]
     assert list(found.outside) == ["https://libuv.org/"]
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """404 to what is called /gone, and 200 to all else."""
+
+    def do_GET(self):
+        self.send_response(404 if self.path == "/gone" else 200)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+def test_addresses_outside_are_asked_for(site, capsys, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        here = f"http://127.0.0.1:{server.server_port}"
+        nowhere = f"http://127.0.0.1:{support.free_port()}/"
+        asked = dict.fromkeys((f"{here}/there", f"{here}/gone", nowhere), "a.html")
+        try:
+            wrong = site("check").ask_for(asked)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert wrong == [f"a.html: {here}/gone: 404"]
+    said = capsys.readouterr().out
+    assert "3 addresses outside, 1 of them wrong, 1 not to be asked from here" in said
+    assert nowhere in said
 
 
 def test_what_makes_the_site_is_held_to_versions():

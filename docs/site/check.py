@@ -116,6 +116,7 @@ def answer(address):
         with urllib.request.urlopen(request, timeout=SECONDS) as response:
             return response.status, ""
     except urllib.error.HTTPError as error:
-        return error.code, str(error)
+        with error:  # which has the answer's connection open
+            return error.code, str(error)
     except OSError as error:
         return None, str(getattr(error, "reason", error))
