@@ -69,6 +69,7 @@
     X(__class__)                                                                       \
     X(clear)                                                                           \
     X(close)                                                                           \
+    X(_closed)                                                                         \
     X(connect)                                                                         \
     X(_connect_sock)                                                                   \
     X(connection_lost)                                                                 \
@@ -110,6 +111,7 @@
     X(get_buffer)                                                                      \
     X(_get_loop)                                                                       \
     X(get_loop)                                                                        \
+    X(get_write_buffer_size)                                                           \
     X(getaddrinfo)                                                                     \
     X(getnameinfo)                                                                     \
     X(getpeername)                                                                     \
@@ -170,6 +172,7 @@
     X(sendto)                                                                          \
     X(set_exception)                                                                   \
     X(set_result)                                                                      \
+    X(set_write_buffer_limits)                                                         \
     X(setblocking)                                                                     \
     X(slow_callback_duration)                                                          \
     X(sock_connect)                                                                    \
@@ -310,6 +313,7 @@ typedef struct {
     bool future_inits_once; /* tasks.c found out: Python 3.15's does */
     Watched watched[WATCHED_COUNT];
     RunningLoops *running; /* owned: loop/running.c */
+    size_t held_plain;     /* the sum of all loops' of that name */
     Py_ssize_t
         sock_fd_offset; /* sockets.c: of the descriptor in a socket object, or 0 */
 #define X(n) Py_ssize_t live_##n;

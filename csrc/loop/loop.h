@@ -103,6 +103,8 @@ struct LoopObject {
     /* Writes that transports hold back for a moment (outbox.h). */
     Outbox *outbox;           /* made at first use */
     size_t held;              /* owners in it */
+    size_t held_plain;        /* of these, who have to be asked before data can be sent:
+                               * they hold no longer than their callback */
     bool guarded;             /* it has its guard */
     size_t batch_left;        /* callbacks of this batch that are still to run */
     uint32_t callback_serial; /* a number for each callback that run.c runs; read by

@@ -15,6 +15,8 @@
  * Invariant S1: lost <=> connection_lost is scheduled or was called.
  * Invariant S2: queue_bytes == sum of the lengths in the queue; held => the queue has
  *               not been offered to the kernel, and this stream is in the loop's outbox.
+ * Invariant S3: plain > 0 => held, and the protocol, an SSLProtocol, has so many bytes in
+ *               its backlog that are to be encrypted and sent after the queue.
  */
 #ifndef PYLOOP_TRANSPORT_STREAM_H
 #define PYLOOP_TRANSPORT_STREAM_H
@@ -44,6 +46,14 @@ typedef struct {
 } StreamAddress;
 
 typedef struct StreamObject StreamObject;
+
+/* What becomes of a write. */
+typedef enum {
+    HOLD_NOT,      /* it is offered to the kernel now */
+    HOLD_CALLBACK, /* held: a later write of the same callback sends it */
+    HOLD_BATCH,    /* held until the batch of callbacks ends */
+    HOLD_QUEUE     /* put behind what the caller is about to offer */
+} StreamHold;
 
 /* One constant table per type. */
 typedef struct {
@@ -108,6 +118,7 @@ struct StreamObject {
     uint8_t hold_off;         /* writes that are not to wait for the batch's end */
     uint8_t hold_off_next; /* what that was the last time, halved by what went well */
     bool held;             /* in the outbox, or just taken out of it */
+    size_t plain;          /* S3 */
 };
 
 /* stream.c */
@@ -233,6 +244,17 @@ int stream_maybe_pause_protocol(StreamObject *self);
 /* Offers what is held to the kernel, now. Any error becomes the transport's. */
 void stream_release_held(StreamObject *self);
 void stream_drop_queue(StreamObject *self);
+/* For tls_write.c, whose records come from several writes: what is to become of the next
+ * one, of length bytes, which is counted. It sends what others hold if it would overtake
+ * that, so user code may run. HOLD_CALLBACK only while no more than `most` bytes are held
+ * for the protocol to encrypt, these included. */
+StreamHold stream_plan_write(StreamObject *self, size_t length, size_t most);
+/* write(data), exact bytes, when that is known. 0, or -1 with what write() raises. */
+int stream_write_planned(StreamObject *self, PyObject *data, StreamHold how);
+/* length more bytes wait in the protocol's backlog (S3): for HOLD_CALLBACK. */
+void stream_hold_plain(StreamObject *self, size_t length);
+/* They are about to be written. */
+void stream_take_plain(StreamObject *self);
 void stream_unwatch_writing(StreamObject *self);
 
 /* False when somebody closed the socket or pipe object behind our back: its number may be

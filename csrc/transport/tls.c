@@ -1,36 +1,22 @@
-/* tls.c - records in and out of asyncio's SSLProtocol; see tls.h.
+/* tls.c - records into asyncio's SSLProtocol; see tls.h, and tls_write.c for the way out.
  *
  * The calls of OpenSSL are those of ssl.SSLObject, without its Python function in between.
  * A read that would only find out that there is nothing more is left out: OpenSSL takes
  * whole records from a MemoryBIO, so when that is empty and the last read was not full,
  * the next one would raise SSLWantReadError.
  */
-#include "transport/tls.h"
+#include "transport/tls_parts.h"
 
-#include "base/args.h"
 #include "base/call.h"
-#include "base/errors.h"
-#include "transport/reader.h"
 
 enum {
-    TLS_RECORD = 16384, /* bytes of data that one record has at most, RFC 8446 5.1 */
     TLS_READ_MIN = 256, /* bytes asked for at least: a smaller object saves nothing */
     TLS_COPY_MAX = 4096 /* up to here a copy costs less than a view */
 };
 
 static const char tls_failed_text[] = "Fatal error on SSL protocol"; /* asyncio's */
 
-/* What is used of an SSLProtocol; new references. */
-typedef struct {
-    PyloopState *state;
-    PyObject *protocol;
-    PyObject *dict;
-    PyObject *phase;
-    PyObject *ssl; /* what ssl.SSLObject calls its _sslobj */
-    PyObject *incoming, *outgoing;
-} TlsView;
-
-static void
+void
 tls_view_drop(TlsView *view)
 {
     Py_CLEAR(view->protocol);
@@ -58,9 +44,7 @@ tls_ssl_of(PyloopState *state, PyObject *dict)
     return ssl;
 }
 
-/* Whether C code may do this protocol's work: it is exactly asyncio's, and has no functions
- * of its own under these names. If so, view is filled. */
-static bool
+bool
 tls_view(PyloopState *state, PyObject *protocol, PyObject *name, PyObject *name2,
          TlsView *view)
 {
@@ -90,8 +74,7 @@ tls_view(PyloopState *state, PyObject *protocol, PyObject *name, PyObject *name2
 
 /* ---- small steps ----------------------------------------------------------------- */
 
-/* protocol.name(). 0, or -1. */
-static int
+int
 tls_call(TlsView *view, PyObject *name)
 {
     PyObject *done = call_method0(view->protocol, name);
@@ -109,8 +92,7 @@ tls_pending(PyloopState *state, PyObject *bio)
     return count;
 }
 
-/* An int of the protocol's; -1 when it is something else. */
-static Py_ssize_t
+Py_ssize_t
 tls_number(TlsView *view, PyObject *name)
 {
     PyObject *value;
@@ -123,8 +105,7 @@ tls_number(TlsView *view, PyObject *name)
     return number;
 }
 
-/* An SSLWantReadError or SSLSyscallError is no error: clears it and says so. */
-static bool
+bool
 tls_wants_more(PyloopState *state)
 {
     if (!PyErr_ExceptionMatches(state->SSLWantReadError) &&
@@ -135,8 +116,7 @@ tls_wants_more(PyloopState *state)
     return true;
 }
 
-/* What asyncio does with what its try block raised. 0; -1 when that goes further. */
-static int
+int
 tls_failed(TlsView *view)
 {
     if (!PyErr_ExceptionMatches(PyExc_Exception)) {
@@ -152,171 +132,6 @@ tls_failed(TlsView *view)
     Py_XDECREF(text);
     Py_DECREF(exc);
     return done != NULL ? 0 : -1;
-}
-
-/* ---- writing ---------------------------------------------------------------------- */
-
-/* Writes data, records, to the transport below, unless it is empty. 0, or -1. */
-static int
-tls_send(TlsView *view, PyObject *data)
-{
-    PyloopState *state = view->state;
-    if (PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) == 0) {
-        return 0;
-    }
-    PyObject *transport = NULL, *done = NULL;
-    int rc = reader_get(view->dict, state->str__transport, &transport);
-    if (rc == 0) { /* says so, as asyncio's function does */
-        transport = PyObject_GetAttr(view->protocol, state->str__transport);
-    }
-    if (transport != NULL) {
-        done = call_method1(transport, state->str_write, data);
-    }
-    Py_XDECREF(transport);
-    Py_XDECREF(done);
-    return done != NULL ? 0 : -1;
-}
-
-/* protocol._process_outgoing(). 0, or -1. */
-static int
-tls_process_outgoing(TlsView *view)
-{
-    PyloopState *state = view->state;
-    if (reader_flag(view->dict, state->str__ssl_writing_paused)) {
-        return tls_call(view, state->str__process_outgoing);
-    }
-    PyObject *data = call_method0(view->outgoing, state->str_read);
-    int rc = data == NULL ? -1 : tls_send(view, data);
-    Py_XDECREF(data);
-    if (rc < 0) {
-        return -1;
-    }
-    Py_ssize_t size = tls_number(view, state->str__write_buffer_size);
-    Py_ssize_t high = tls_number(view, state->str__outgoing_high_water);
-    if (size < 0 || size >= high ||
-        reader_flag(view->dict, state->str__app_writing_paused)) {
-        return tls_call(view, state->str__control_app_writing);
-    }
-    return 0;
-}
-
-/* Encrypts data, from *done on, and counts. 0, or -1 with what the ssl object raised. */
-static int
-tls_encrypt(TlsView *view, PyObject *data, Py_ssize_t *done)
-{
-    Py_ssize_t size = PyBytes_GET_SIZE(data);
-    PyObject *whole = NULL;
-    while (*done < size) {
-        PyObject *rest = Py_NewRef(data);
-        if (*done > 0) { /* one call takes one record */
-            whole = whole != NULL ? whole : PyMemoryView_FromObject(data);
-            Py_SETREF(rest,
-                      whole != NULL ? PySequence_GetSlice(whole, *done, size) : NULL);
-        }
-        PyObject *taken =
-            rest != NULL ? call_method1(view->ssl, view->state->str_write, rest) : NULL;
-        Py_XDECREF(rest);
-        Py_ssize_t count = taken != NULL ? PyLong_AsSsize_t(taken) : -1;
-        Py_XDECREF(taken);
-        if (count < 0) {
-            break;
-        }
-        *done += count;
-    }
-    Py_XDECREF(whole);
-    return *done < size ? -1 : 0;
-}
-
-/* What is not encrypted waits in protocol._write_backlog, which was empty. 0, or -1. */
-static int
-tls_keep(TlsView *view, PyObject *backlog, PyObject *data, Py_ssize_t done)
-{
-    PyObject *raised = PyErr_GetRaisedException();
-    PyObject *size = PyLong_FromSsize_t(PyBytes_GET_SIZE(data) - done);
-    PyObject *rest = PySequence_GetSlice(data, done, PyBytes_GET_SIZE(data));
-    PyObject *kept = NULL;
-    if (size != NULL && rest != NULL &&
-        PyDict_SetItem(view->dict, view->state->str__write_buffer_size, size) == 0) {
-        kept = call_method1(backlog, view->state->str_append, rest);
-    }
-    Py_XDECREF(size);
-    Py_XDECREF(rest);
-    Py_XDECREF(kept);
-    if (kept == NULL) {
-        Py_DECREF(raised); /* out of memory says more */
-        return -1;
-    }
-    PyErr_SetRaisedException(raised);
-    return 0;
-}
-
-/* protocol._write_appdata((data,)) where nothing is queued. 0, or -1. */
-static int
-tls_write_now(TlsView *view, PyObject *backlog, PyObject *data)
-{
-    Py_ssize_t done = 0;
-    int rc = tls_encrypt(view, data, &done);
-    if (rc < 0) {
-        rc = tls_keep(view, backlog, data, done) == 0 && tls_wants_more(view->state)
-                 ? 0
-                 : -1;
-    }
-    if (rc == 0) {
-        rc = tls_process_outgoing(view);
-    }
-    return rc < 0 ? tls_failed(view) : 0;
-}
-
-/* asyncio's own write(), or what it was replaced by. */
-static PyObject *
-tls_write_by_asyncio(PyloopState *state, PyObject *transport, PyObject *data)
-{
-    PyObject *type = (PyObject *)state->watched[WATCHED_SSL_TRANSPORT].type;
-    PyObject *function = PyObject_GetAttr(type, state->str_write);
-    if (function == NULL) {
-        return NULL;
-    }
-    PyObject *values[3] = {NULL, transport, data};
-    PyObject *result = call_vector(function, values + 1, 2);
-    Py_DECREF(function);
-    return result;
-}
-
-static PyObject *
-tls_write(PyObject *op, PyTypeObject *defining, PyObject *const *args, Py_ssize_t nargs,
-          PyObject *kwnames)
-{
-    PyloopState *state = (PyloopState *)PyType_GetModuleState(defining);
-    PyObject *data = args_one("write", "data", args, nargs, kwnames);
-    if (data == NULL) {
-        return NULL;
-    }
-    PyObject *dict = PyObject_GenericGetDict(op, NULL);
-    PyObject *protocol = NULL, *backlog = NULL;
-    TlsView view;
-    bool may = dict != NULL && PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) > 0 &&
-               reader_get(dict, state->str__ssl_protocol, &protocol) > 0 &&
-               tls_view(state, protocol, state->str__write_appdata,
-                        state->str__do_write, &view);
-    Py_XDECREF(dict);
-    Py_XDECREF(protocol);
-    if (!may) {
-        PyErr_Clear(); /* asyncio's function says what is wrong */
-        return tls_write_by_asyncio(state, op, data);
-    }
-    PyObject *result = NULL;
-    if (view.phase == state->tls_wrapped &&
-        reader_get(view.dict, state->str__write_backlog, &backlog) > 0 &&
-        PyObject_Size(backlog) == 0) {
-        result = tls_write_now(&view, backlog, data) == 0 ? Py_NewRef(Py_None) : NULL;
-    }
-    else {
-        PyErr_Clear(); /* as above */
-        result = tls_write_by_asyncio(state, op, data);
-    }
-    Py_XDECREF(backlog);
-    tls_view_drop(&view);
-    return result;
 }
 
 /* ---- reading ----------------------------------------------------------------------- */
@@ -416,7 +231,7 @@ tls_deliver(LoopObject *loop, TlsView *view, PyObject *data)
 
 /* What follows on reading: what is to be sent, and limits. 0, or -1. */
 static int
-tls_after_reading(TlsView *view)
+tls_after_reading(StreamObject *self, TlsView *view)
 {
     PyloopState *state = view->state;
     PyObject *backlog;
@@ -426,9 +241,10 @@ tls_after_reading(TlsView *view)
     }
     Py_ssize_t queued = backlog != NULL ? PyObject_Size(backlog) : 0;
     Py_XDECREF(backlog);
-    rc = queued < 0   ? -1
-         : queued > 0 ? tls_call(view, state->str__do_write)
-                      : tls_process_outgoing(view);
+    rc = queued < 0        ? -1
+         : self->plain > 0 ? 0 /* this callback may write more */
+         : queued > 0      ? tls_call(view, state->str__do_write)
+                           : tls_process_outgoing(view, NULL, HOLD_NOT);
     if (rc < 0) {
         return -1;
     }
@@ -445,7 +261,7 @@ tls_after_reading(TlsView *view)
 
 /* protocol._do_read() when `there` bytes have come. 0, or -1. */
 static int
-tls_do_read(LoopObject *loop, TlsView *view, Py_ssize_t there)
+tls_do_read(StreamObject *self, TlsView *view, Py_ssize_t there)
 {
     PyloopState *state = view->state;
     PyObject *data;
@@ -456,7 +272,7 @@ tls_do_read(LoopObject *loop, TlsView *view, Py_ssize_t there)
     }
     int rc = tls_decrypt(view, there, &data, &eof);
     if (rc == 0 && data != NULL) {
-        rc = tls_deliver(loop, view, data);
+        rc = tls_deliver(self->loop, view, data);
         Py_DECREF(data);
     }
     if (rc == 0 && eof) {
@@ -466,7 +282,7 @@ tls_do_read(LoopObject *loop, TlsView *view, Py_ssize_t there)
         }
     }
     if (rc == 0) {
-        rc = tls_after_reading(view);
+        rc = tls_after_reading(self, view);
     }
     return rc < 0 ? tls_failed(view) : 0;
 }
@@ -514,13 +330,13 @@ tls_put(TlsView *view, char *data, Py_ssize_t n)
 
 /* The rest of buffer_updated() when n bytes at data have come. 0, or -1. */
 static int
-tls_take(LoopObject *loop, TlsView *view, char *data, Py_ssize_t n)
+tls_take(StreamObject *self, TlsView *view, char *data, Py_ssize_t n)
 {
     if (tls_put(view, data, n) < 0) {
         return -1;
     }
     PyObject *step = tls_step_name(view);
-    return step != NULL ? tls_call(view, step) : tls_do_read(loop, view, n);
+    return step != NULL ? tls_call(view, step) : tls_do_read(self, view, n);
 }
 
 int
@@ -542,43 +358,10 @@ tls_read(StreamObject *self)
     ssize_t n;
     char *data;
     int rc = stream_receive(self, &data, &n);
-    if (rc > 0 && tls_take(self->loop, &view, data, (Py_ssize_t)n) < 0) {
+    if (rc > 0 && tls_take(self, &view, data, (Py_ssize_t)n) < 0) {
         rc = stream_fatal_error(self,
                                 "Fatal error: protocol.buffer_updated() call failed.");
     }
     tls_view_drop(&view);
     return rc < 0 ? -1 : 1;
-}
-
-/* ---- the class ---------------------------------------------------------------------- */
-
-static PyMethodDef tls_methods[] = {
-    {"write", (PyCFunction)(void (*)(void))tls_write,
-     METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
-     "write($self, data)\n--\n\n"
-     "Encrypt and send bytes; asyncio.WriteTransport.write."},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyType_Slot tls_slots[] = {
-    {Py_tp_doc, "asyncio's transport over TLS, writing in C."},
-    {Py_tp_methods, tls_methods},
-    {0, NULL},
-};
-
-/* Instances must have asyncio's layout, as those of _core.StreamReader; and its name,
- * by which programs tell that a transport is one over TLS. */
-static PyType_Spec tls_spec = {
-    .name = "pyloop._core._SSLProtocolTransport",
-    .basicsize = 0,
-    .flags = Py_TPFLAGS_DEFAULT,
-    .slots = tls_slots,
-};
-
-PyTypeObject *
-tlstransport_type_create(PyObject *module)
-{
-    PyTypeObject *base = state_of_module(module)->watched[WATCHED_SSL_TRANSPORT].type;
-    return (PyTypeObject *)PyType_FromModuleAndSpec(module, &tls_spec,
-                                                    (PyObject *)base);
 }

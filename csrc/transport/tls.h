@@ -25,5 +25,8 @@ PyTypeObject *tlstransport_type_create(PyObject *module);
  * there is read and delivered. 0: nothing was done, the protocol has to do it. -1: must
  * leave run. */
 int tls_read(StreamObject *self);
+/* Encrypts what the protocol of a transport that was held has to, and queues it; drops it
+ * when another process sends it. 0, or -1 with an exception that leaves run. */
+int tls_release(StreamObject *self, bool drop);
 
 #endif

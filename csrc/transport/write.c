@@ -22,6 +22,7 @@
 #include "base/errors.h"
 #include "loop/outbox.h"
 #include "transport/flow.h"
+#include "transport/tls.h"
 
 #include <errno.h>
 #include <string.h>
@@ -110,10 +111,21 @@ queue_consume(StreamObject *self, size_t n)
 }
 
 void
+stream_take_plain(StreamObject *self)
+{
+    if (self->plain > 0) {
+        self->plain = 0;
+        self->loop->held_plain--;
+        RACY_ADD(self->loop->state->held_plain, (size_t)-1);
+    }
+}
+
+void
 stream_drop_queue(StreamObject *self)
 {
     if (self->held) {
         self->held = false;
+        stream_take_plain(self);
         (void)outbox_forget(self->loop, (PyObject *)self);
     }
     queue_consume(self, self->queue_bytes);
@@ -414,6 +426,12 @@ stream_send_held(PyObject *owner, size_t rescued)
     else {
         self->hold_off_next /= 2;
     }
+    if (self->plain > 0) {
+        stream_take_plain(self);
+        if (tls_release(self, rescued == SIZE_MAX) < 0) {
+            return -1;
+        }
+    }
     return self->queue_count > 0 ? stream_send_queue(self) : 0;
 }
 
@@ -443,23 +461,24 @@ stream_release_held(StreamObject *self)
     }
 }
 
-/* Whether this write may be held. Counts it; before it, what others hold goes out unless it
- * can join them without overtaking anybody, and that may end this transport. */
-static bool
-stream_holds(StreamObject *self, size_t length)
+StreamHold
+stream_plan_write(StreamObject *self, size_t length, size_t most)
 {
     LoopObject *loop = self->loop;
-    bool holds = stream_may_hold(self, length) || stream_may_wait(self, length);
+    bool later = stream_may_hold(self, length) && self->plain + length <= most;
+    StreamHold how = later                           ? HOLD_CALLBACK
+                     : stream_may_wait(self, length) ? HOLD_BATCH
+                                                     : HOLD_NOT;
     if (loop->held > 0) {
         bool only = self->held && loop->held == 1;
         bool joins =
             self->held ? outbox_is_last(loop, (PyObject *)self) : outbox_has_room(loop);
-        if (!only && !(holds && joins)) {
-            outbox_flush(loop);
-            holds = holds && stream_can_hold(self, length);
+        if (!only && (how == HOLD_NOT || !joins)) {
+            outbox_flush(loop); /* which may end this transport */
+            how = stream_can_hold(self, length) ? how : HOLD_NOT;
         }
     }
-    return holds && (self->held || outbox_has_room(loop));
+    return self->held || outbox_has_room(loop) ? how : HOLD_NOT;
 }
 
 /* Under the outbox's lock. */
@@ -470,6 +489,19 @@ stream_hold(StreamObject *self)
         self->sock != NULL ? sockets_fd_field(self->loop->state, self->sock) : NULL;
     self->held = true;
     outbox_add(self->loop, (PyObject *)self, &stream_outbox_ops, field, self->fd);
+}
+
+void
+stream_hold_plain(StreamObject *self, size_t length)
+{
+    outbox_enter(self->loop);
+    stream_hold(self);
+    outbox_leave(self->loop);
+    if (self->plain == 0) {
+        self->loop->held_plain++;
+        RACY_ADD(self->loop->state->held_plain, 1u);
+    }
+    self->plain += length;
 }
 
 /* ---- write, writelines, write_eof -------------------------------------------- */
@@ -489,20 +521,20 @@ stream_loses_writes(const StreamObject *self)
 
 /* 0, or -1 with an exception for the caller of write(). */
 static int
-stream_write_bytes(StreamObject *self, PyObject *data, const char *start, size_t length)
+stream_write_bytes(StreamObject *self, PyObject *data, const char *start, size_t length,
+                   StreamHold how)
 {
-    bool holds = stream_holds(self, length);
     if (stream_loses_writes(self)) { /* the protocol of one that held has ended us */
         return stream_write_lost(self);
     }
-    if (holds || self->held) {
+    if (how != HOLD_NOT || self->held) {
         outbox_enter(self->loop);
         int rc = queue_push_rest(self, data, start, length, 0);
-        if (rc == 0) {
+        if (rc == 0 && how != HOLD_QUEUE) {
             stream_hold(self);
         }
         outbox_leave(self->loop);
-        return rc < 0 || holds ? rc : stream_send_now(self);
+        return rc < 0 || how != HOLD_NOT ? rc : stream_send_now(self);
     }
     size_t sent = 0;
     if (self->queue_count == 0) {
@@ -544,6 +576,30 @@ stream_check_writable(StreamObject *self, const char *function)
     return 0;
 }
 
+/* 0, or -1 as above. */
+static int
+stream_write_counted(StreamObject *self, PyObject *data, const char *start,
+                     size_t length)
+{
+    if (stream_loses_writes(self)) {
+        return stream_write_lost(self);
+    }
+    StreamHold how = stream_plan_write(self, length, SIZE_MAX);
+    return stream_write_bytes(self, data, start, length, how);
+}
+
+int
+stream_write_planned(StreamObject *self, PyObject *data, StreamHold how)
+{
+    size_t length = (size_t)PyBytes_GET_SIZE(data);
+    if (stream_check_writable(self, "write") < 0) {
+        return -1;
+    }
+    return length > 0
+               ? stream_write_bytes(self, data, PyBytes_AS_STRING(data), length, how)
+               : 0;
+}
+
 static int
 stream_write_object(StreamObject *self, PyObject *data)
 {
@@ -552,20 +608,14 @@ stream_write_object(StreamObject *self, PyObject *data)
         if (length == 0) {
             return 0;
         }
-        return stream_loses_writes(self)
-                   ? stream_write_lost(self)
-                   : stream_write_bytes(self, data, PyBytes_AS_STRING(data), length);
+        return stream_write_counted(self, data, PyBytes_AS_STRING(data), length);
     }
     Py_buffer view;
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return stream_fatal_error(self, self->ops->write_failed);
     }
-    int rc = 0;
-    if (view.len > 0) {
-        rc = stream_loses_writes(self)
-                 ? stream_write_lost(self)
-                 : stream_write_bytes(self, data, view.buf, (size_t)view.len);
-    }
+    int rc =
+        view.len > 0 ? stream_write_counted(self, data, view.buf, (size_t)view.len) : 0;
     PyBuffer_Release(&view);
     return rc;
 }
@@ -633,7 +683,7 @@ stream_write_lines(StreamObject *self, PyObject *lines, size_t total)
     if (total == 0) {
         return 0;
     }
-    bool holds = stream_holds(self, total);
+    bool holds = stream_plan_write(self, total, SIZE_MAX) != HOLD_NOT;
     if (stream_loses_writes(self)) {
         return stream_write_lost(self);
     }
