@@ -8,6 +8,7 @@ connection or per loop is asyncio's code of the running Python version, inherite
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import inspect
@@ -22,19 +23,20 @@ from asyncio import base_events, format_helpers, selector_events, unix_events
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
-from pyloop import _core, _creation, _forks
+from pyloop import _core, _forks
 from pyloop._queues import Ready, Selector
 from pyloop._sendfile import SendfileMethods
 from pyloop._subprocess import Child, SubprocessMethods
 from pyloop._tls import make_protocol, start_tls
 from pyloop._transports import TransportMethods
-from pyloop.metrics import Metrics, measured, read
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncGenerator, Iterator
 
-__all__ = ["Loop"]
+    from pyloop.metrics import Metrics
+
+__all__ = ["Loop", "counts_jobs"]
 
 # Names of asyncio's that its published types leave out or narrow.
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
@@ -50,6 +52,20 @@ _NONBLOCKING = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
 _FORMAT_TAKES_DEBUG = (
     "debug" in inspect.signature(format_helpers._format_callback_source).parameters
 )
+
+
+def _creation() -> Any:
+    """The module pyloop._creation, or None: what nobody has imported knows nothing."""
+    return sys.modules.get("pyloop._creation")
+
+
+def counts_jobs(executor: Any) -> bool:
+    """Whether jobs of this default executor, None before its first job, are counted.
+
+    A plain one only: a subclass, or something else that behaves like one, may look at
+    the functions that it is given.
+    """
+    return executor is None or type(executor) is concurrent.futures.ThreadPoolExecutor
 
 
 class Loop(
@@ -123,7 +139,8 @@ class Loop(
         self._check_closed()
         self._check_running()
         self._set_coroutine_origin_tracking(self._debug)
-        _creation.begin_run(self)
+        if (creation := _creation()) is not None:
+            creation.begin_run(self)
         old_hooks = sys.get_asyncgen_hooks()
         self._thread_id = threading.get_ident()
         try:
@@ -334,13 +351,16 @@ class Loop(
 
         What is known of a task's creation goes with it.
         """
-        super().call_exception_handler(_creation.with_place(context))
+        if (creation := _creation()) is not None:
+            context = creation.with_place(context)
+        super().call_exception_handler(context)
 
     # -- what csrc calls while pyloop.tasks traces ------------------------------------
 
     def _task_created(self, task: Any) -> None:
         """A task was made: remember where."""
-        _creation.note(self, task)
+        if (creation := _creation()) is not None:
+            creation.note(self, task)
 
     def _about_to_block(self) -> None:
         """No timer, no descriptor but our own: say so if nothing can end the wait."""
@@ -359,6 +379,8 @@ class Loop(
         From any thread, and of a loop that is closed or does not run, too. See
         pyloop.metrics.Metrics for each field and its unit.
         """
+        from pyloop.metrics import read
+
         return read(self)
 
     if not TYPE_CHECKING:  # the types of asyncio's class are its
@@ -370,7 +392,7 @@ class Loop(
             jobs are counted in metrics(). Raises RuntimeError when the loop is closed.
             As asyncio's loop.run_in_executor().
             """
-            if executor is None and measured(self._default_executor):
+            if executor is None and counts_jobs(self._default_executor):
                 if self._debug:
                     self._check_callback(func, "run_in_executor")
                 func = self._executor_job(func)

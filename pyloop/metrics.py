@@ -8,16 +8,15 @@ reading them.
 
 from __future__ import annotations
 
-import concurrent.futures
 import inspect
 import types
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pyloop._loop import Loop, counts_jobs
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from pyloop._loop import Loop
 
 __all__ = ["Lag", "Metrics", "SlowCallback"]
 
@@ -145,15 +144,6 @@ class Metrics:
         return busy / total if total > 0 else 0.0
 
 
-def measured(executor: Any) -> bool:
-    """Whether jobs of this default executor, None before its first job, are counted.
-
-    A plain one only: a subclass, or something else that behaves like one, may look at
-    the functions that it is given.
-    """
-    return executor is None or type(executor) is concurrent.futures.ThreadPoolExecutor
-
-
 def read(loop: Loop) -> Metrics:
     """A reading of the loop's counters."""
     figures: dict[str, Any] = loop._read_metrics()
@@ -167,7 +157,7 @@ def read(loop: Loop) -> Metrics:
     figures["descriptors"] = max(figures["descriptors"] - loop._internal_fds, 0)
     executor = loop._default_executor
     queue = getattr(executor, "_work_queue", None) if executor is not None else None
-    waiting = queue.qsize() if queue is not None and measured(executor) else 0
+    waiting = queue.qsize() if queue is not None and counts_jobs(executor) else 0
     return Metrics(
         lag=lag,
         slowest=tuple(SlowCallback(*_name(key), seconds) for key, seconds in slowest),
