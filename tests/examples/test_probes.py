@@ -101,7 +101,9 @@ def test_a_signal_ends_it(loop_kind, number):
         target = f"silent=127.0.0.1:{port}"
         options = "--rounds", 2, "--expect", "x", "--timeout", 0.01, "--interval", 1e6
         program = MONITOR, target, *options
-        with examplekit.running(loop_kind, *program, banner="silent +1 ") as monitor:
+        # Which it is depends on how fast this machine connects: in 10 ms, or not.
+        found = "(silent|unreachable) +1 "
+        with examplekit.running(loop_kind, *program, banner=found) as monitor:
             assert monitor.end(number) == 0
             assert monitor.output.splitlines()[-1] == (
                 f"stopped by {number.name} after 1 rounds"
