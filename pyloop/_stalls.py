@@ -14,7 +14,7 @@ import threading
 from concurrent.futures import thread as pool
 from typing import Any
 
-from pyloop import _core, _deadlocks, _snapshot
+from pyloop import _core, _deadlocks, _snapshot, _waits
 
 __all__ = ["is_quiet", "look"]
 
@@ -75,6 +75,22 @@ def is_quiet(loop: Any) -> bool:
     return not (loop._children or _handles_signals(loop) or _others_live())
 
 
+def _asks_executor(wait: _waits.Wait | None) -> bool:
+    """Whether a wait is for what an executor does, or has done and the loop not heard.
+
+    A worker that looks idle may have it: from Python 3.13 on a queue hands an item to a
+    thread that waits for it, which then waits for the GIL, and the queue is empty.
+    """
+    if wait is None:
+        return False
+    return wait.kind == "executor" or any(
+        _asks_executor(_waits.expand(target))
+        for target in wait.targets
+        # A task has a wait of its own.
+        if not (isinstance(target, asyncio.Task) or target.done())
+    )
+
+
 def look(loop: Any) -> None:
     """Log that the loop will wait for ever, if so; once for each such state."""
     tasks: set[Any] = asyncio.all_tasks(loop)
@@ -83,8 +99,10 @@ def look(loop: Any) -> None:
     told = frozenset((id(task), id(task._fut_waiter)) for task in tasks)
     if getattr(loop, _STATE, None) == told:
         return
-    setattr(loop, _STATE, told)
     snapshot = _snapshot.take(loop)
+    if any(_asks_executor(info.wait) for info in snapshot.infos.values()):
+        return
+    setattr(loop, _STATE, told)
     logger.error("%s", report(snapshot))
 
 

@@ -381,6 +381,21 @@ def test_an_idle_executor_is_nobody(loop, hang):
 
 
 @pytest.mark.pyloop_only
+@pytest.mark.parametrize("together", [False, True])
+def test_an_asked_executor_is_somebody(loop, traced, caplog, monkeypatch, together):
+    """Its thread looks idle from when it is handed the work to when it has the GIL."""
+
+    async def main():
+        for _ in range(50):
+            asked = loop.run_in_executor(None, int)
+            await (asyncio.gather(asked) if together else asked)
+
+    monkeypatch.setattr(_stalls, "_SIGNALS", [])  # the suite's own alarm
+    loop.run_until_complete(main())
+    assert not [each for each in caplog.records if each.name == "pyloop.tasks"]
+
+
+@pytest.mark.pyloop_only
 def test_a_handler_that_is_the_users_keeps_it_quiet(loop, hang, monkeypatch):
     monkeypatch.setattr(_stalls, "_SIGNALS", [signal.SIGUSR2])
     before = signal.signal(signal.SIGUSR2, lambda number, frame: None)
