@@ -28,18 +28,20 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 # Docstrings have strings in quotes, which stay as they are written.
 smartquotes = False
+# `What is written so`, too, is code.
+default_role = "code"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 88
 
 html_theme = "furo"
 html_title = f"pyloop {release}"
 html_static_path = [os.path.join(_here, "static")]
 html_css_files = ["pyloop.css"]
+html_js_files = ["pyloop.js"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
