@@ -7,41 +7,29 @@ uvloop's. A program written for pyloop has no use for this module.
 
 from __future__ import annotations
 
-from asyncio import Server
-from asyncio.base_subprocess import (
-    ReadSubprocessPipeProto,
-    WriteSubprocessPipeProto,
-)
-from asyncio.sslproto import SSLProtocol
-from asyncio.trsock import TransportSocket as PseudoSocket
+import asyncio
+from asyncio import base_subprocess, sslproto, trsock
 from typing import NoReturn
 
-from pyloop._core import DatagramTransport as UDPTransport
-from pyloop._core import Handle, TimerHandle, libuv_version
-from pyloop._core import ReadPipeTransport as ReadUnixTransport
-from pyloop._core import SocketTransport as TCPTransport
-from pyloop._core import SocketTransport as UnixTransport
-from pyloop._core import WritePipeTransport as WriteUnixTransport
-from pyloop._loop import Loop
-from pyloop._subprocess import SubprocessTransport as UVProcessTransport
+from pyloop import _core, _loop, _subprocess
 
-__all__ = [
-    "Handle",
-    "Loop",
-    "PseudoSocket",
-    "ReadSubprocessPipeProto",
-    "ReadUnixTransport",
-    "SSLProtocol",
-    "Server",
-    "TCPTransport",
-    "TimerHandle",
-    "UDPTransport",
-    "UVProcessTransport",
-    "UnixTransport",
-    "WriteSubprocessPipeProto",
-    "WriteUnixTransport",
-    "libuv_get_version",
-]
+# The classes are documented where they are from.
+__all__ = ["libuv_get_version"]
+
+Loop = _loop.Loop
+Handle = _core.Handle
+TimerHandle = _core.TimerHandle
+Server = asyncio.Server
+TCPTransport = _core.SocketTransport
+UnixTransport = _core.SocketTransport
+UDPTransport = _core.DatagramTransport
+ReadUnixTransport = _core.ReadPipeTransport
+WriteUnixTransport = _core.WritePipeTransport
+UVProcessTransport = _subprocess.SubprocessTransport
+ReadSubprocessPipeProto = base_subprocess.ReadSubprocessPipeProto
+WriteSubprocessPipeProto = base_subprocess.WriteSubprocessPipeProto
+SSLProtocol = sslproto.SSLProtocol
+PseudoSocket = trsock.TransportSocket
 
 #: Names of uvloop.loop for which there is nothing, and why.
 _WHY_NOT = {
@@ -82,7 +70,7 @@ def libuv_get_version() -> int:
 
     As uvloop's function of that name; ``pyloop.libuv_version`` is the text.
     """
-    major, minor, patch = libuv_version.partition("-")[0].split(".")
+    major, minor, patch = _core.libuv_version.partition("-")[0].split(".")
     return int(major) << 16 | int(minor) << 8 | int(patch)
 
 
