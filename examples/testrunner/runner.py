@@ -5,9 +5,9 @@
     python runner.py --demo
 
 A file is run by `python -m unittest -v` or `python -m pytest`. One that crashes or
-hangs takes no other with it. What a file printed is shown, with --verbose, if it did not
-end well; the counts of all files are added up. Ends with status 1 if anything failed,
-and with 130 or 143 when SIGINT or SIGTERM has ended it: no test is left running then.
+hangs takes no other with it. What a file printed is shown, with --verbose, if it did
+not end well; the counts of all files are added up. Ends with status 1 if anything
+failed, with 130 or 143 if SIGINT or SIGTERM has ended it: no test is left running.
 """
 
 import argparse
