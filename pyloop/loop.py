@@ -13,8 +13,23 @@ from typing import NoReturn
 
 from pyloop import _core, _loop, _subprocess
 
-# The classes are documented where they are from.
-__all__ = ["libuv_get_version"]
+__all__ = [
+    "Handle",
+    "Loop",
+    "PseudoSocket",
+    "ReadSubprocessPipeProto",
+    "ReadUnixTransport",
+    "SSLProtocol",
+    "Server",
+    "TCPTransport",
+    "TimerHandle",
+    "UDPTransport",
+    "UVProcessTransport",
+    "UnixTransport",
+    "WriteSubprocessPipeProto",
+    "WriteUnixTransport",
+    "libuv_get_version",
+]
 
 Loop = _loop.Loop
 Handle = _core.Handle

@@ -18,7 +18,6 @@ MODULES = (
     "pyloop.metrics",
     "pyloop.telemetry",
     "pyloop.pytest",
-    "pyloop.loop",
 )
 
 # A module of other names for what is documented elsewhere, for programs of uvloop's.
