@@ -20,9 +20,6 @@ MODULES = (
     "pyloop.pytest",
 )
 
-# A module of other names for what is documented elsewhere, for programs of uvloop's.
-ALIASES = "pyloop.loop"
-
 # Strings have no docstring of their own.
 STRINGS = {
     "pyloop.__version__": 'pyloop\'s own version, such as ``"0.1.0"``.',
@@ -87,10 +84,7 @@ def pages():
     import pyloop
 
     made = {f"api/{name}.rst": module_page(name) for name in MODULES}
-    names = "\n".join(
-        f"   {name}" for name in (MODULES[0], "loop", *MODULES[1:], ALIASES)
-    )
-    made[f"api/{ALIASES}.rst"] = aliases_page()
+    names = "\n".join(f"   {name}" for name in (MODULES[0], "loop", *MODULES[1:]))
     made["api/index.rst"] = INTRODUCTION.format(version=pyloop.__version__, pages=names)
     made["api/loop.rst"] = loop_page()
     return made
@@ -143,16 +137,6 @@ def loop_page():
             ),
         ]
     )
-
-
-def aliases_page():
-    module = importlib.import_module(ALIASES)
-    text = [headed(ALIASES), f".. automodule:: {ALIASES}\n"]
-    for name in public(module):
-        member = getattr(module, name)
-        place = f"{member.__module__}.{member.__qualname__}"
-        text.append(f"* ``{name}``: ``{place}``")
-    return "\n".join([*text, ""])
 
 
 def headed(title):
