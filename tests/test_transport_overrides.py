@@ -141,6 +141,38 @@ async def test_patch_object(loop, name):
 
 
 @on_loop
+async def test_patch_a_class_that_asyncio_inherits_from(loop):
+    """asyncio's transports have get_extra_info from their bases."""
+    udp, _ = await loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+    )
+    async with connected() as (tcp, _, _):
+        for kind, changed in (
+            (asyncio.BaseTransport, {tcp, udp}),
+            (asyncio.Transport, {tcp, udp}),  # asyncio's are both of this
+            (asyncio.DatagramTransport, {udp}),
+        ):
+            original = kind.get_extra_info
+
+            def replaced(self, name, default=None, *, original=original):
+                return "mine" if name == "x" else original(self, name, default)
+
+            for transport in (tcp, udp):
+                name = transport.get_extra_info("sockname")
+                with unittest.mock.patch.object(kind, "get_extra_info", replaced):
+                    mine = "mine" if transport in changed else 7
+                    assert transport.get_extra_info("x", default=7) == mine
+                    assert transport.get_extra_info("y", 7) == 7
+                    assert transport.get_extra_info("sockname") == name
+                assert transport.get_extra_info("x", default=7) == 7
+        with unittest.mock.patch("asyncio.Transport.get_extra_info") as mock:
+            assert tcp.get_extra_info("sockname") is mock.return_value
+            mock.assert_called_once_with("sockname")
+    udp.close()
+    await settle(loop)
+
+
+@on_loop
 async def test_mocks_made_after_a_transport(loop):
     async with connected() as (transport, _, _):
         mock = unittest.mock.Mock(spec=transport)

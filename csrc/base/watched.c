@@ -51,6 +51,10 @@ static const struct {
     [WATCHED_TIMEOUT] = {PYLOOP_TIMEOUTS,
                          "Timeout",
                          {"__init__", "__new__", "reschedule", "_on_timeout"}},
+    [WATCHED_TRANSPORT] = {"asyncio.transports", "Transport", {"get_extra_info"}},
+    [WATCHED_DATAGRAM] = {"asyncio.transports",
+                          "DatagramTransport",
+                          {"get_extra_info"}},
 };
 
 /* 1, 0 without such a class or attribute, -1. */
@@ -125,4 +129,20 @@ watched_look(Watched *watched)
     /* Looking gave the type a version, if it had none. */
     RACY_STORE(watched->version, RACY_LOAD(watched->type->tp_version_tag));
     return true;
+}
+
+PyObject *
+watched_call_replaced(PyTypeObject *type, PyObject *object, const char *name,
+                      PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *bases =
+        PyObject_CallFunctionObjArgs((PyObject *)&PySuper_Type, type, object, NULL);
+    PyObject *method = bases != NULL ? PyObject_GetAttrString(bases, name) : NULL;
+    Py_XDECREF(bases);
+    PyObject *result = NULL;
+    if (method != NULL) {
+        result = PyObject_Vectorcall(method, args, (size_t)nargs, kwnames);
+        Py_DECREF(method);
+    }
+    return result;
 }

@@ -25,6 +25,8 @@ typedef enum {
     WATCHED_SEMAPHORE,         /* asyncio.Semaphore */
     WATCHED_BOUNDED_SEMAPHORE, /* asyncio.BoundedSemaphore */
     WATCHED_TIMEOUT,           /* asyncio.Timeout */
+    WATCHED_TRANSPORT,         /* asyncio.Transport */
+    WATCHED_DATAGRAM,          /* asyncio.DatagramTransport */
     WATCHED_COUNT,
 } WatchedClass;
 
@@ -41,6 +43,11 @@ int watched_traverse(Watched *table, visitproc visit, void *arg);
 void watched_clear(Watched *table);
 /* Compares one by one. */
 bool watched_look(Watched *watched);
+/* Calls the method that the bases of a type of ours have, as super() finds it: what
+ * somebody put there in the place of asyncio's function, which ours hides. */
+PyObject *watched_call_replaced(PyTypeObject *type, PyObject *object, const char *name,
+                                PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames);
 
 /* Whether the functions are still those of the import. */
 static inline bool

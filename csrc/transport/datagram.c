@@ -509,6 +509,13 @@ datagram_get_extra_info(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 {
     static const char *const names[] = {"name", "default"};
     static const ArgsSpec spec = {"get_extra_info", names, 2, 1, 2};
+    PyloopState *state = ((DatagramObject *)op)->loop->state;
+    /* asyncio's is a Transport as well. */
+    if (!watched_is_unchanged(&state->watched[WATCHED_TRANSPORT]) ||
+        !watched_is_unchanged(&state->watched[WATCHED_DATAGRAM])) {
+        return watched_call_replaced(state->DatagramTransportType, op, "get_extra_info",
+                                     args, nargs, kwnames);
+    }
     PyObject *given[2];
     if (args_parse(&spec, args, nargs, kwnames, given) < 0) {
         return NULL;

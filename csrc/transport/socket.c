@@ -227,6 +227,18 @@ socket_write_eof(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+socket_get_extra_info(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                      PyObject *kwnames)
+{
+    PyloopState *state = ((StreamObject *)op)->loop->state;
+    if (!watched_is_unchanged(&state->watched[WATCHED_TRANSPORT])) {
+        return watched_call_replaced(state->SocketTransportType, op, "get_extra_info",
+                                     args, nargs, kwnames);
+    }
+    return stream_get_extra_info(op, args, nargs, kwnames);
+}
+
+static PyObject *
 socket_force_close(PyObject *op, PyObject *exc)
 {
     if (stream_force_close((StreamObject *)op, exc == Py_None ? NULL : exc) < 0) {
@@ -290,7 +302,7 @@ LOCKED_NOARGS(stream_get_protocol)
 LOCKED_NOARGS(stream_get_write_buffer_size)
 LOCKED_NOARGS(stream_get_write_buffer_limits)
 LOCKED_KEYWORDS(stream_set_write_buffer_limits)
-LOCKED_KEYWORDS(stream_get_extra_info)
+LOCKED_KEYWORDS(socket_get_extra_info)
 LOCKED_NOARGS(stream_make_empty_waiter)
 LOCKED_NOARGS(stream_reset_empty_waiter)
 LOCKED_O(stream_start_method)
@@ -388,7 +400,7 @@ static PyMethodDef socket_methods[] = {
      "set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
      "Set the water marks, in bytes, at which the protocol's pause_writing() and\n"
      "resume_writing() are called. Raises ValueError unless high >= low >= 0."},
-    {"get_extra_info", FASTCALL(LOCKED(stream_get_extra_info)),
+    {"get_extra_info", FASTCALL(LOCKED(socket_get_extra_info)),
      METH_FASTCALL | METH_KEYWORDS,
      "get_extra_info($self, name, default=None)\n--\n\n"
      "Return 'socket', 'sockname' or 'peername', or default for an unknown name."},
