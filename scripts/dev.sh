@@ -5,6 +5,7 @@
 #   setup   packages and the environment       build   the extension, in place
 #   test    build and run the test suite       demo    crawl a site on asyncio and pyloop
 #   conformance   CPython's own asyncio tests, on pyloop
+#   compat  other projects' test suites, on asyncio and on pyloop
 #   debug   the suite on a build with asserts  asan    the suite on a sanitizers' build
 #   tsan    the suite on a ThreadSanitizer build, of a free-threaded Python
 #   oom     allocations that fail              leaks   what a thousand repetitions leave
@@ -178,6 +179,13 @@ conformance)
         ;;
     esac
     PYTHONPATH=$root exec "$venv_python" "$root/tests/conformance/run.py" "$@"
+    ;;
+compat)
+    # The newest Python that all the suites support, unless one was chosen.
+    [ -n "${PYTHON:-}" ] || PYTHON=$(list_pythons | sed -n 's/^3\.13 //p')
+    prepare
+    build_in "$root"
+    exec "$venv_python" "$root/tests/compat/suites/run.py" "$@"
     ;;
 debug)
     prepare test

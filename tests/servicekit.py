@@ -150,10 +150,14 @@ def service_user():
 # --- running --------------------------------------------------------------------------
 
 
-def free_port():
-    """Return a port of HOST that was free a moment ago."""
+def free_port(wanted=0):
+    """Return a port of HOST that was free a moment ago, the wanted one if it was."""
     with socket.socket() as sock:
-        sock.bind((HOST, 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((HOST, wanted))
+        except OSError:
+            sock.bind((HOST, 0))
         return sock.getsockname()[1]
 
 
@@ -292,16 +296,17 @@ def _initdb(initdb, data):
 
 
 @contextlib.contextmanager
-def redis(*, tls=None, settings=None):
+def redis(*, tls=None, settings=None, port=0):
     """Run a new Redis that keeps nothing on disk and wants no password.
 
+    port: it has this one, if that is free.
     tls: the paths of an authority's certificate, a certificate chain and its key; then
     `tls_port` takes TLS, from clients with or without a certificate.
     settings: more of redis.conf, {name: value}.
     """
     server = program("redis-server", "redis-server")
     with own_folder("redis") as folder:
-        ports = {"port": free_port()}
+        ports = {"port": free_port(port)}
         chosen = {
             "bind": HOST,
             "port": ports["port"],
@@ -321,6 +326,29 @@ def redis(*, tls=None, settings=None):
             command += [f"--{name}", str(value)]
         with running(
             "redis", command, folder, _redis_answers, signal.SIGTERM, **ports
+        ) as service:
+            yield service
+
+
+@contextlib.contextmanager
+def sentinel(master, name):
+    """Run a Redis Sentinel that watches a Redis, a Service, by this name."""
+    server = program("redis-server", "redis-server")
+    with own_folder("sentinel") as folder:
+        port = free_port()
+        settings = folder / "sentinel.conf"  # which it writes to
+        settings.write_text(
+            f"bind {HOST}\nport {port}\ndir {folder}\n"
+            f"sentinel monitor {name} {master.host} {master.port} 1\n"
+        )
+        give(settings)
+        with running(
+            "sentinel",
+            [server, settings, "--sentinel"],
+            folder,
+            _redis_answers,
+            signal.SIGTERM,
+            port=port,
         ) as service:
             yield service
 

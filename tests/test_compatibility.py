@@ -195,6 +195,32 @@ async def test_a_closed_transport_takes_no_protocol(loop):
 
 
 @on_loop
+async def test_the_methods_of_a_socket_s_subclass_are_not_called(loop):
+    called = []
+
+    class Own(socket.socket):
+        def recv(self, *args):
+            called.append("recv")
+            return super().recv(*args)
+
+        def send(self, *args):
+            called.append("send")
+            return super().send(*args)
+
+    near, far = socket.socketpair()
+    with far:
+        reader, writer = await asyncio.open_connection(sock=Own(fileno=near.detach()))
+        writer.write(b"question")
+        assert far.recv(100) == b"question"
+        far.sendall(b"answer")
+        assert await reader.readexactly(6) == b"answer"
+        assert isinstance(writer.get_extra_info("socket")._sock, Own)
+        writer.close()
+        await writer.wait_closed()
+    assert called == []
+
+
+@on_loop
 async def test_coroutines_made_in_c(loop):
     with support.socket_pair() as (left, _):
         for coroutine in (loop.sock_recv(left, 1), loop.getaddrinfo("::1", 1)):

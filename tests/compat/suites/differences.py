@@ -1,0 +1,29 @@
+"""Tests that pass on asyncio and not on pyloop, and why that is right.
+
+{suite: {node id, with or without its [parameters]: the reason}}. An entry that does not
+differ any more is an error.
+"""
+
+_OWN_RECV = (
+    "a socket's subclass with a recv() and send() of its own: pyloop reads and writes "
+)
+_OWN_RECV += "the descriptor itself, and does not call them"
+
+KNOWN = {
+    "uvicorn": {
+        # What they test is which class the configuration chooses.
+        "tests/test_auto_detection.py::test_loop_auto": (
+            "asks for a loop of a module named uvloop; python -m pyloop gives pyloop's"
+        ),
+        "tests/test_compat.py::test_asyncio_run__default_loop_factory": (
+            "asks whether asyncio.run() makes a loop of asyncio's own class"
+        ),
+        "tests/test_config.py::test_get_loop_factory[asyncio-_UnixSelectorEventLoop]": (
+            "asks whether loop='asyncio' makes a loop of asyncio's own class"
+        ),
+    },
+    "websockets": {
+        f"tests/legacy/test_client_server.py::{kind}::test_explicit_socket": _OWN_RECV
+        for kind in ("ClientServerTests", "SecureClientServerTests")
+    },
+}
