@@ -194,9 +194,12 @@ def test_pythons_are_in_their_order(site):
 # --- the API reference --------------------------------------------------------------
 
 
+ALIASES = "pyloop.loop"  # other names for what other modules have
+
+
 def public_modules():
     files = (ROOT / "pyloop").glob("[!_]*.py")
-    return {"pyloop", *(f"pyloop.{file.stem}" for file in files)}
+    return {"pyloop", *(f"pyloop.{file.stem}" for file in files)} - {ALIASES}
 
 
 def public_names():
@@ -225,6 +228,15 @@ def test_the_reference_has_every_public_name(site):
     for name, _ in public_names():
         page = pages[f"api/{name.rpartition('.')[0]}.rst"]
         assert re.search(rf":: {re.escape(name)}(\(\))?\n", page), name
+
+
+def test_the_reference_has_the_names_of_uvloop(site):
+    reference = site("reference")
+    assert reference.ALIASES == ALIASES
+    page = reference.pages()[f"api/{ALIASES}.rst"]
+    names = importlib.import_module(ALIASES).__all__
+    assert not [name for name in names if f"* ``{name}``: ``" not in page]
+    assert "* ``TCPTransport``: ``pyloop._core.SocketTransport``" in page
 
 
 def test_the_reference_has_every_method_of_the_loop(site):

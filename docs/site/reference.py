@@ -20,6 +20,9 @@ MODULES = (
     "pyloop.pytest",
 )
 
+# A module of other names for what is documented elsewhere, for programs of uvloop's.
+ALIASES = "pyloop.loop"
+
 # Strings have no docstring of their own.
 STRINGS = {
     "pyloop.__version__": 'pyloop\'s own version, such as ``"0.1.0"``.',
@@ -84,7 +87,10 @@ def pages():
     import pyloop
 
     made = {f"api/{name}.rst": module_page(name) for name in MODULES}
-    names = "\n".join(f"   {name}" for name in (MODULES[0], "loop", *MODULES[1:]))
+    names = "\n".join(
+        f"   {name}" for name in (MODULES[0], "loop", *MODULES[1:], ALIASES)
+    )
+    made[f"api/{ALIASES}.rst"] = aliases_page()
     made["api/index.rst"] = INTRODUCTION.format(version=pyloop.__version__, pages=names)
     made["api/loop.rst"] = loop_page()
     return made
@@ -137,6 +143,16 @@ def loop_page():
             ),
         ]
     )
+
+
+def aliases_page():
+    module = importlib.import_module(ALIASES)
+    text = [headed(ALIASES), f".. automodule:: {ALIASES}\n"]
+    for name in public(module):
+        member = getattr(module, name)
+        place = f"{member.__module__}.{member.__qualname__}"
+        text.append(f"* ``{name}``: ``{place}``")
+    return "\n".join([*text, ""])
 
 
 def headed(title):
