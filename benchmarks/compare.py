@@ -123,6 +123,11 @@ def parse_args() -> argparse.Namespace:
         "--loops", default=DEFAULT_LOOPS, help=f"default: {DEFAULT_LOOPS}"
     )
     parser.add_argument(
+        "--reference",
+        default=loops.REFERENCE,
+        help=f"the loop that ratios are to; default: {loops.REFERENCE}",
+    )
+    parser.add_argument(
         "--only", default="", help="comma-separated parts of row keys (see --list)"
     )
     parser.add_argument("--rounds", type=int, help="default: 5, with --quick 3")
@@ -253,10 +258,12 @@ def main() -> int:
     print(results.describe(run.machine, run.loops))
     measurements = Measurements(args, names)
     run.results = measurements.run(rows)
-    results.print_table(run.results, names)
+    results.print_table(run.results, names, args.reference)
     for note in sorted(measurements.notes):
         print(f"\n{note}")
-    good = bars.print_bars(run.results, str(run.machine["python"]))
+    good = True
+    if args.reference == loops.REFERENCE:  # whom the bars are about
+        good = bars.print_bars(run.results, str(run.machine["python"]))
     if args.json:
         run.write(args.json)
     if args.plots:

@@ -29,6 +29,15 @@ LOOPS = {
 #: more than about the loop: only the rows that use those are measured on it.
 ACCELERATED = "accelerated"
 
+#: pyloop with one of its tools on, for what that costs: measured when it is named.
+TOOLS = {
+    "watchdog": "watchdog.start(0.1)",
+    "deadlocks": "tasks.trace_deadlocks()",
+    "creation": "tasks.trace_creation()",
+    "telemetry": "telemetry.instrument(loop)",
+    "debug": "loop.set_debug(True)",
+}
+
 #: The loop that the others are measured against.
 REFERENCE = "uvloop"
 
@@ -36,7 +45,7 @@ REFERENCE = "uvloop"
 RAW = "raw"
 
 #: What pyloop is not compared with when the best of the others is asked for.
-NO_PEERS = ("pyloop", ACCELERATED, RAW)
+NO_PEERS = ("pyloop", ACCELERATED, RAW, *TOOLS)
 
 # Last on the path: an installed pyloop wins, an in-place build serves otherwise.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -46,8 +55,10 @@ def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
     """Make a loop of the kind called *name*.
 
     Raises ImportError if its package is not installed, KeyError if *name* is
-    none of LOOPS.
+    none of LOOPS or TOOLS.
     """
+    if name in TOOLS:
+        return with_tool(name)
     if name not in LOOPS:
         raise KeyError(name)
     if name == ACCELERATED:
@@ -60,10 +71,24 @@ def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
     return make() if make else module.Loop()
 
 
+def with_tool(name: str) -> asyncio.AbstractEventLoop:
+    """Make a pyloop loop, with a tool of TOOLS on."""
+    import pyloop.tasks
+    import pyloop.telemetry
+    import pyloop.watchdog
+
+    loop = pyloop.new_event_loop()
+    names = {name: vars(pyloop)[name] for name in ("tasks", "telemetry", "watchdog")}
+    exec(TOOLS[name], {"loop": loop, **names})
+    return loop
+
+
 def missing(name: str) -> str | None:
     """Why the loop called *name* can't be measured here, or None if it can."""
+    if name in TOOLS:
+        name = "pyloop"
     if name not in LOOPS:
-        return f"unknown; known are {', '.join(LOOPS)}"
+        return f"unknown; known are {', '.join([*LOOPS, *TOOLS])}"
     try:
         loop = new_event_loop(name)
     except (ImportError, AttributeError, TypeError) as exc:
@@ -77,7 +102,8 @@ def version(name: str) -> str:
     """The version of the loop called *name*, which must be installed."""
     if name == "asyncio":
         return platform.python_version()
-    module = importlib.import_module("pyloop" if name == ACCELERATED else name)
+    ours = name == ACCELERATED or name in TOOLS
+    module = importlib.import_module("pyloop" if ours else name)
     try:
         return str(module.__version__)
     except AttributeError:

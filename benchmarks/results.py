@@ -120,21 +120,26 @@ def digits(figure: float) -> str:
     return f"{figure:.3g}" if abs(figure) < 100 else f"{figure:.0f}"
 
 
-def cell(result: Result, loop: str) -> str:
+def cell(result: Result, loop: str, reference: str) -> str:
     median = result.median(loop)
     if median is None:
         return "fails" if loop in result.errors else "-"
     text = number(median)
     if len(result.measured(loop)) > 1:
         text += f" ({number(result.best(loop))})"
-    ratio = result.ratio(loop)
-    if ratio is not None and loop != loops.REFERENCE:
+    ratio = result.ratio(loop, reference)
+    if ratio is not None and loop != reference:
         text += f" {ratio:.2f}x"
     return text
 
 
-def print_table(results: list[Result], names: list[str]) -> None:
-    """The rows in groups of one unit, as a table that is also valid Markdown."""
+def print_table(
+    results: list[Result], names: list[str], reference: str = loops.REFERENCE
+) -> None:
+    """The rows in groups of one unit, as a table that is also valid Markdown.
+
+    The ratios are those to the loop called *reference*.
+    """
     everything = with_parts(results)
     for unit, title in UNITS.items():
         group = [result for result in everything if result.unit == unit]
@@ -142,7 +147,9 @@ def print_table(results: list[Result], names: list[str]) -> None:
             continue
         shown = [n for n in names if any(r.samples.get(n) for r in group)]
         lines = [[title, *shown]]
-        lines += [[r.title, *(cell(r, name) for name in shown)] for r in group]
+        lines += [
+            [r.title, *(cell(r, name, reference) for name in shown)] for r in group
+        ]
         widths = [max(len(line[i]) for line in lines) for i in range(len(shown) + 1)]
         lines.insert(1, ["-" * width for width in widths])
         print()

@@ -95,7 +95,7 @@ def lateness(loop_name: str, row: Row, seconds: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("loop", choices=list(loops.LOOPS))
+    parser.add_argument("loop", choices=[*loops.LOOPS, *loops.TOOLS])
     parser.add_argument("row", choices=list(load_rows()))
     parser.add_argument("--seconds", type=float, default=0.6)
     parser.add_argument("--count", type=int)

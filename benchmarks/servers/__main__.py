@@ -54,7 +54,7 @@ async def serve(kind: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("loop", choices=list(loops.LOOPS))
+    parser.add_argument("loop", choices=[*loops.LOOPS, *loops.TOOLS])
     parser.add_argument("kind", choices=list(KINDS))
     args = parser.parse_args()
     loop = loops.new_event_loop(args.loop)
