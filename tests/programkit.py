@@ -14,7 +14,8 @@ def program(*argv, banner, timeout=support.PATIENCE, **env):
     """Run a Python program that prints a line that matches *banner* when it is ready.
 
     argv: arguments of the interpreter.  banner: a regular expression, searched in each
-    line of stdout and stderr, which are one stream.  env: added to the environment.
+    line of stdout and stderr, which are one stream; None waits for none.  env: added to
+    the environment.
     Gives a Program; the program is killed at the end if the test has not ended it.
     """
     process = subprocess.Popen(
@@ -26,7 +27,8 @@ def program(*argv, banner, timeout=support.PATIENCE, **env):
     )
     running = Program(process)
     try:
-        running.wait_for_line(banner, timeout)
+        if banner is not None:
+            running.wait_for_line(banner, timeout)
         yield running
     finally:
         if process.poll() is None:

@@ -4,7 +4,8 @@
 
 It follows every link within the site, gives up on pages that take too long, then
 fetches all it got once more, several times over, to see that nothing changed and how
-fast that goes. What it found is printed as JSON.
+fast that goes. What it found is printed as JSON; SIGINT or SIGTERM ends it without
+that, with status 130 or 143.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import asyncio
 import hashlib
 import html.parser
 import json
+import signal
 import statistics
 import sys
 import time
@@ -84,12 +86,16 @@ class Crawler:
     def add(self, url):
         """Queue a page of the site that was not seen yet."""
         url = urllib.parse.urldefrag(url).url
+        if len(self.seen) >= self.options.pages:
+            return
         if url.startswith(self.start) and url not in self.seen:
             self.seen.add(url)
             self.queue.put_nowait(url)
 
     async def get(self, url, patience):
-        """One request: the status, the address it ended at and the body.
+        """One request: the status, the address it ended at, the body and its text.
+
+        The text is None of what is no HTML.
 
         `patience` is in seconds, from when a slot is free; then it is a TimeoutError.
         """
@@ -99,13 +105,17 @@ class Crawler:
     async def request(self, url):
         """What `get` does, however long it takes."""
         async with self.session.get(url) as response:
-            return response.status, str(response.url), await response.read()
+            body = await response.read()
+            text = None
+            if response.content_type == "text/html":
+                text = body.decode(response.get_encoding(), "replace")
+            return response.status, str(response.url), body, text
 
     async def visit(self, url):
         """Fetch a page, note what became of it and queue what it links to."""
         path = urllib.parse.urlsplit(url).path
         try:
-            status, final, body = await self.get(url, self.options.timeout)
+            status, final, body, text = await self.get(url, self.options.timeout)
         except asyncio.TimeoutError:
             self.results["timed out"].append(path)
             return
@@ -122,7 +132,7 @@ class Crawler:
         else:
             self.results["pages"][path] = hashlib.sha256(body).hexdigest()
             links = Links()
-            links.feed(body.decode())
+            links.feed(text or "")
             for link in links.found:
                 self.add(urllib.parse.urljoin(url, link))
 
@@ -143,13 +153,18 @@ class Crawler:
         workers = [
             asyncio.create_task(self.work()) for _ in range(self.options.workers)
         ]
-        await self.queue.join()
-        for worker in workers:
-            worker.cancel()
-        ends = await asyncio.gather(*workers, return_exceptions=True)
-        failures = [end for end in ends if not isinstance(end, asyncio.CancelledError)]
-        if failures:
-            raise failures[0]
+        empty = asyncio.create_task(self.queue.join())
+        try:
+            # No worker ends by itself: one that does has failed, and so has the crawl.
+            done, _ = await asyncio.wait(
+                [*workers, empty], return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                task.result()
+        finally:
+            for task in [*workers, empty]:
+                task.cancel()
+            await asyncio.gather(*workers, empty, return_exceptions=True)
 
     async def retry(self):
         """Give what timed out a second chance, all at once and half as long."""
@@ -171,7 +186,7 @@ class Crawler:
     async def fetch_again(self, path):
         """Fetch a known page; it must be what it was."""
         url = urllib.parse.urljoin(self.start, path)
-        _, _, body = await self.get(url, self.options.timeout)
+        _, _, body, _ = await self.get(url, self.options.timeout)
         if hashlib.sha256(body).hexdigest() != self.results["pages"][path]:
             self.results["errors"][path] = "the page changed"
         self.done += 1
@@ -219,20 +234,59 @@ async def crawl_site(options):
     return results
 
 
+async def run(options):
+    """Crawl and print the results; return the exit status."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    stopped_by = []
+
+    def stop(number):
+        stopped_by.append(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        json.dump(await crawl_site(options), sys.stdout)
+    except asyncio.CancelledError:
+        if not stopped_by:
+            raise
+        name = signal.Signals(stopped_by[0]).name
+        print(f"crawler: stopped by {name}", file=sys.stderr)
+        return 128 + stopped_by[0]
+    return 0
+
+
+def above_0(kind):
+    """A type of argument: a number of that kind above 0."""
+
+    def parse(text):
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
 def main():
-    """Read the arguments, crawl, print the results."""
+    """Read the arguments, crawl, return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("start", help="the site's front page, ending in a slash")
-    parser.add_argument("--workers", type=int, default=32)
-    parser.add_argument("--connections", type=int, default=24)
-    parser.add_argument(
-        "--timeout", type=float, default=1.5, help="seconds a page gets"
-    )
-    parser.add_argument("--rounds", type=int, default=20, help="of fetching all again")
-    parser.add_argument("--label", default="crawler", help="shown beside the progress")
+    count, add = above_0(int), parser.add_argument
+    add("start", help="the site's front page, ending in a slash")
+    add("--workers", type=count, default=32)
+    add("--connections", type=count, default=24)
+    add("--pages", type=count, default=100_000, help="at most, addresses of all kinds")
+    add("--timeout", type=above_0(float), default=1.5, help="seconds a page gets")
+    add("--rounds", type=count, default=20, help="of fetching all again")
+    add("--label", default="crawler", help="shown beside the progress")
     options = parser.parse_args()
-    json.dump(asyncio.run(crawl_site(options)), sys.stdout)
+    parts = urllib.parse.urlsplit(options.start)
+    if parts.scheme not in ("http", "https") or not parts.path.endswith("/"):
+        parser.error(f"{options.start!r} is not http://HOST/, with a slash at its end")
+    return asyncio.run(run(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
