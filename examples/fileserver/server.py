@@ -296,9 +296,8 @@ class FileServer:
         loop = asyncio.get_running_loop()
         end = offset + count
         while offset < end:
-            piece = loop.sendfile(
-                writer.transport, file, offset, min(PIECE, end - offset)
-            )
+            size = min(PIECE, end - offset)
+            piece = loop.sendfile(writer.transport, file, offset, size)
             sent = await asyncio.wait_for(piece, self.timeout)
             if not sent:  # the file is shorter than it was: the length cannot be kept
                 raise ConnectionAbortedError
