@@ -37,6 +37,7 @@ MENU = {
         "command-line",
         "pytest",
         "in-your-framework",
+        "services",
         "moving-from-uvloop",
     ],
     "Examples": ["examples/index", "examples/*"],
