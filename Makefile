@@ -6,7 +6,7 @@ PYTHON ?=
 ARGS ?=
 export PYTHON
 
-TASKS = setup build test conformance compat demo examples services debug asan tsan oom leaks fault lint fmt bench docs clean help
+TASKS = setup build test conformance compat demo examples services debug asan tsan oom leaks fault lint fmt bench docs archive wheels clean help
 
 .DEFAULT_GOAL = help
 .PHONY: $(TASKS)

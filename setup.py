@@ -5,7 +5,8 @@ Switches, all environment variables:
 PYLOOP_DEBUG=1                      asserts on, -O1 -g
 PYLOOP_SANITIZE=address,undefined   compile and link with these sanitizers, or with
 PYLOOP_SANITIZE=thread              ThreadSanitizer, for a free-threaded Python
-PYLOOP_STATIC_LIBUV=1               link libuv's static archive instead of the library
+PYLOOP_STATIC_LIBUV=1               link libuv's static archive instead of the library;
+                                    scripts/wheels/libuv.sh makes one that links
 PYLOOP_WERROR=1                     a compiler warning is an error (CI)
 PKG_CONFIG=...                      the pkg-config to ask (default: pkg-config)
 """
@@ -14,6 +15,7 @@ import glob
 import os
 import pathlib
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -191,8 +193,10 @@ def configure(extension):
         archive, needs = static_libuv()
         extension.extra_objects.append(archive)
         link_args += needs
-        if sys.platform != "darwin":
-            # Another libuv in the process (uvloop has one) must not meet ours.
+        # Another libuv in the process (uvloop has one) must not meet ours.
+        if sys.platform == "darwin":
+            link_args.append("-Wl,-exported_symbol,_PyInit__core")
+        else:
             link_args.append("-Wl,--exclude-libs,ALL")
     else:
         link_args += pkg_config("--libs") or []
@@ -218,6 +222,15 @@ class BuildExt(build_ext):
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(wanted)
 
+    def build_extensions(self):
+        """As always, but no module says where an interpreter that it never links is."""
+        self.compiler.linker_so = [
+            word
+            for word in self.compiler.linker_so
+            if not word.startswith("-Wl,-rpath")
+        ]
+        super().build_extensions()
+
     def build_extension(self, extension):
         """As always, with a hint where a static libuv is what does not link."""
         try:
@@ -227,9 +240,9 @@ class BuildExt(build_ext):
                 raise
             fail(
                 f"{extension.extra_objects[0]} does not link (the reason is above).",
-                "It has to be compiled with -fPIC, which Debian's is not. Build libuv\n"
-                "with -DCMAKE_POSITION_INDEPENDENT_CODE=ON, and let PKG_CONFIG_PATH\n"
-                "lead to it.",
+                "It has to be compiled with -fPIC, which Debian's is not. This makes\n"
+                "a copy of it that links, for PKG_CONFIG_PATH=build/libuv:\n"
+                "    sh scripts/wheels/libuv.sh build/libuv",
             )
 
     def drop_python_includes(self):
@@ -248,6 +261,23 @@ class BuildExt(build_ext):
         return pathlib.Path(self.build_temp, f"configuration-{kind}.txt")
 
 
+def wheel_command():
+    """bdist_wheel, which adds libuv's licence to a wheel that libuv is in.
+
+    Made here because a setuptools that main() refuses has no such module.
+    """
+    from setuptools.command.bdist_wheel import bdist_wheel
+
+    class BdistWheel(bdist_wheel):
+        def egg2dist(self, egginfo_path, distinfo_path):
+            super().egg2dist(egginfo_path, distinfo_path)
+            if switch("PYLOOP_STATIC_LIBUV"):
+                for licence in pkg_config("--variable=licence") or ():
+                    shutil.copy(licence, os.path.join(distinfo_path, "licenses"))
+
+    return BdistWheel
+
+
 def main():
     """Run setuptools."""
     if int(setuptools.__version__.partition(".")[0]) < SETUPTOOLS_MINIMUM:
@@ -264,7 +294,7 @@ def main():
                 include_dirs=["csrc"],
             )
         ],
-        cmdclass={"build_ext": BuildExt},
+        cmdclass={"build_ext": BuildExt, "bdist_wheel": wheel_command()},
     )
 
 

@@ -15,6 +15,8 @@
 #   services   databases, brokers and web servers, used through pyloop
 #   bench   compare loops                      python  run the environment's Python
 #   docs    the site of docs/, in build/docs (Python >= 3.12)
+#   wheels  what is released: the source archive, a wheel of each Python that is found
+#   archive the source archive alone
 #   clean   remove everything built
 #
 # PYTHON=python3.12 chooses the interpreter; ARGUMENTS go to pytest, conformance, the
@@ -145,6 +147,21 @@ run_fmt() {
     "$bin/ruff" format .
 }
 
+run_wheels() {
+    choose_python
+    need_system
+    need_pinned wheels "$root/scripts/wheels/requirements.txt"
+    if [ "$task" = archive ]; then
+        set --
+    elif [ -n "${PYTHON:-}" ]; then
+        set -- "$python"
+    else
+        # shellcheck disable=SC2046  # no interpreter's path has a blank in it
+        set -- $(list_pythons | cut -d ' ' -f 2)
+    fi
+    exec "$venv_python" "$root/scripts/wheels/make.py" "$@"
+}
+
 c_files() {
     find csrc tests benchmarks -name build -prune -o -name '*.[ch]' -print
 }
@@ -244,6 +261,9 @@ docs)
     need_pinned docs "$root/docs/requirements.txt"
     build_in "$root"
     PYTHONPATH=$root exec "$venv_python" "$root/docs/site/build.py" "$@"
+    ;;
+archive | wheels)
+    run_wheels
     ;;
 lint)
     run_lint

@@ -4,6 +4,8 @@ Builds happen in copies of the tree, never in the tree that is tested.
 """
 
 import email
+import importlib.util
+import io
 import os
 import pathlib
 import re
@@ -258,6 +260,33 @@ def test_message_without_a_static_libuv(tmp_path):
     assert "no libuv_a.a or libuv.a" in refused(done)
 
 
+def test_static_libuv_is_nobody_elses():
+    """Another package of the process has a libuv, too: neither may see the other's."""
+    configure = (
+        "sys.platform = {!r}; setup.static_libuv = lambda: ('libuv.a', [])\n"
+        "extension = setup.Extension('name', ['source.c'])\n"
+        "setup.configure(extension); print(extension.extra_link_args)"
+    )
+    for platform, option in (
+        ("linux", "-Wl,--exclude-libs,ALL"),
+        ("darwin", "-Wl,-exported_symbol,_PyInit__core"),
+    ):
+        done = run_with_setup(configure.format(platform), PYLOOP_STATIC_LIBUV="1")
+        assert done.stdout == f"[{option!r}]\n", done.stderr
+
+
+def test_no_module_says_where_its_interpreter_was():
+    done = run_with_setup(
+        "import types\n"
+        "build = setup.BuildExt(setuptools.Distribution())\n"
+        "words = ['cc', '-shared', '-Wl,-rpath,/python/lib', '-Lfolder']\n"
+        "build.compiler = types.SimpleNamespace(linker_so=words)\n"
+        "build.extensions = []\n"
+        "build.build_extensions(); print(*build.compiler.linker_so)"
+    )
+    assert done.stdout.split() == ["cc", "-shared", "-Lfolder"], done.stderr
+
+
 def small_tree(tree):
     """A tree that builds as ours does, of one small C file."""
     (tree / "csrc").mkdir(parents=True)
@@ -293,6 +322,29 @@ def test_message_when_the_archive_does_not_link(tmp_path):
     message = refused(done)
     assert f"{tmp_path / 'libuv.a'} does not link" in message
     assert "-fPIC" in message
+
+
+@pytest.mark.limit(300)
+def test_a_wheel_that_libuv_is_in_brings_its_licence(tmp_path):
+    shutil.copytree(small_tree(tmp_path / "tree"), tmp_path / "other")
+    subprocess.run(["ar", "rc", tmp_path / "libuv.a"], check=True)
+    (tmp_path / "LICENSE.libuv").write_text("the terms")
+    (tmp_path / "libuv.pc").write_text(
+        f"libdir={tmp_path}\nlicence={tmp_path}/LICENSE.libuv\n"
+        "Name: libuv\nDescription: fake\nVersion: 1.50.0\n"
+    )
+    found = dict(PKG_CONFIG_LIBDIR=str(tmp_path), PKG_CONFIG_PATH="")
+    for tree, changes in (("tree", {"PYLOOP_STATIC_LIBUV": "1"}), ("other", {})):
+        out = tmp_path / f"{tree}-wheel"
+        done = run_setup(
+            "-q", "bdist_wheel", "-d", out, cwd=tmp_path / tree, **found, **changes
+        )
+        assert done.returncode == 0, done.stderr
+        (wheel,) = out.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name.rpartition("/")[2] for name in archive.namelist()]
+        assert ("LICENSE.libuv" in names) is (tree == "tree")
+        assert "LICENSE" in names
 
 
 @pytest.mark.limit(300)
@@ -388,3 +440,47 @@ def check_wheel(site):
         check=True,
     )
     assert done.stdout.startswith(str(site))
+
+
+# --- what is released ---------------------------------------------------------------
+
+
+@pytest.fixture
+def make():
+    """scripts/wheels/make.py as a module."""
+    path = ROOT / "scripts" / "wheels" / "make.py"
+    spec = importlib.util.spec_from_file_location("make", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_archive_is_the_same_whoever_makes_it_when(make, tmp_path):
+    made = []
+    for time, owner in ((1_000_000_000, "one"), (1_700_000_000, "another")):
+        path = tmp_path / f"{owner}.tar.gz"
+        with tarfile.open(path, "w:gz") as archive:
+            for name in sorted(("a", "b"), reverse=owner == "one"):
+                member = tarfile.TarInfo(f"name/{name}")
+                member.mtime, member.uname, member.size = time, owner, 4
+                archive.addfile(member, io.BytesIO(b"text"))
+        made.append(make.normalised(path, "1600000000"))
+    assert made[0] == made[1]
+    with tarfile.open(fileobj=io.BytesIO(made[0])) as archive:
+        assert archive.getnames() == ["name/a", "name/b"]
+        assert {member.mtime for member in archive} == {1_600_000_000}
+
+
+def test_the_release_runs_the_scripts_that_make_wheels_runs(make):
+    metadata = (ROOT / "pyproject.toml").read_text()
+    _, _, released = metadata.partition("[tool.cibuildwheel]\n")
+    for name in make.build_environment("0"):
+        # The time is the workflow's to pass on; the rest is for each system.
+        times = len(re.findall(rf'\b{name}("\]$| = ")', released, re.M))
+        assert times >= (1 if name == "SOURCE_DATE_EPOCH" else 2), name
+    workflow = ROOT / ".github" / "workflows" / "release.yml"
+    if workflow.exists():  # it is no part of the source archive
+        released += workflow.read_text()
+    scripts = set(re.findall(r"scripts/[\w/]+\.(?:sh|py)", released))
+    assert scripts >= {"scripts/wheels/libuv.sh", "scripts/wheels/try.sh"}
+    assert not [script for script in scripts if not (ROOT / script).is_file()]
