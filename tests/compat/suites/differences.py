@@ -1,7 +1,7 @@
 """Tests that pass on asyncio and not on pyloop, and why that is right.
 
-{suite: {node id, with or without its [parameters]: the reason}}. An entry that does not
-differ any more is an error.
+{suite: {node id, with or without its [parameters]: the reason}}. An entry of KNOWN that
+does not differ any more is an error; those of SOMETIMES depend on the moment.
 """
 
 _OWN_RECV = (
@@ -10,6 +10,12 @@ _OWN_RECV = (
 _OWN_RECV += "the descriptor itself, and does not call them"
 
 KNOWN = {
+    "aiohttp": {
+        "tests/test_connector.py::test_unix_connector": (
+            "its blockbuster forbids os.stat() in a callback and excuses asyncio's own "
+            "by the name of its file; pyloop's is the same one, as a server closes"
+        ),
+    },
     "uvicorn": {
         # What they test is which class the configuration chooses.
         "tests/test_auto_detection.py::test_loop_auto": (
@@ -25,5 +31,15 @@ KNOWN = {
     "websockets": {
         f"tests/legacy/test_client_server.py::{kind}::test_explicit_socket": _OWN_RECV
         for kind in ("ClientServerTests", "SecureClientServerTests")
+    },
+}
+
+SOMETIMES = {
+    "websockets": {
+        "tests/legacy/test_client_server.py::ReconnectionTests::test_reconnect": (
+            "wants an old connection's end to be logged before a new one is refused; a "
+            "busy loop does not poll in every iteration (docs/compatibility.md), so it "
+            "may know the end later; passes with PYLOOP_POLL_EVERY_TICK=1"
+        ),
     },
 }

@@ -28,7 +28,7 @@ import servicekit
 import sources
 import tables
 from comparing import BAD, MISSING, explain, foreign_loops, is_steady, worse
-from differences import KNOWN
+from differences import KNOWN, SOMETIMES
 from environments import ROOT
 from table import SUITES
 
@@ -111,7 +111,8 @@ def problems_of(suite, runs, differences, rounds):
     found = [f"{run.kind}: {run.problem}" for run in runs if run.problem]
     if not pyloop.results:
         found.append("no test has run")
-    unexplained, stale = explain(differences, KNOWN.get(suite.name, {}))
+    always, _ = explain(differences, SOMETIMES.get(suite.name, {}))
+    unexplained, stale = explain(always, KNOWN.get(suite.name, {}))
     for test in unexplained:
         text = pyloop.results.get(test, MISSING).text.splitlines()[-TAIL:]
         lines = "".join(f"\n      {line}" for line in text)
