@@ -63,7 +63,8 @@ handle_end(HandleObject *self, PyTypeObject *type)
     LoopObject *loop = self->loop;
     HandleSpares *spares = handle_spares(loop, type);
     RACY_ADD(loop->state->live_handles, -1);
-    if (spares != NULL && loop->phase == LOOP_OPEN &&
+    /* Without a GIL there are none: the loop may be another thread's by now. */
+    if (FREE_HANDLES_MAX > 0 && spares != NULL && loop->phase == LOOP_OPEN &&
         (int)spares->count < FREE_HANDLES_MAX) {
         self->loop = (LoopObject *)spares->first;
         spares->first = self;

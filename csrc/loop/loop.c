@@ -348,6 +348,7 @@ loop_dealloc(PyObject *op)
     LoopObject *self = (LoopObject *)op;
     PyTypeObject *tp = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
+    LAST_USE(op, &self->lock);
     if (self->run_place != NULL) { /* its _thread_id was set by hand */
         running_leave(self);
     }
