@@ -17,6 +17,7 @@ from asyncio import locks, tasks
 from typing import TYPE_CHECKING, Any
 
 from pyloop import _core
+from pyloop._replaced import Replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -171,8 +172,7 @@ def _is_asyncios(function: Any) -> bool:
 #: By their names in C, the functions that pyloop found at its import.
 _originals = {key: vars(home).get(name) for key, home, name, _helper in _table()}
 
-#: What was replaced: (the module or class, the name there, asyncio's, ours).
-_replaced: list[tuple[Any, str, Any, Any]] = []
+_replaced = Replaced()
 
 
 def _homes(home: Any, name: str, original: Any) -> Iterator[Any]:
@@ -199,13 +199,9 @@ def accelerate() -> None:
             continue
         ours = _core.accelerated(key, original, helper)
         for place in _homes(home, name, original):
-            setattr(place, name, ours)
-            _replaced.append((place, name, original, ours))
+            _replaced.put(place, name, ours)
 
 
 def restore() -> None:
     """Put asyncio's own functions back where ours still are."""
-    while _replaced:
-        place, name, original, ours = _replaced.pop()
-        if vars(place).get(name) is ours:
-            setattr(place, name, original)
+    _replaced.restore()

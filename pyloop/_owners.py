@@ -19,6 +19,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from pyloop import _creation
+from pyloop._replaced import Replaced
 
 if TYPE_CHECKING:
     from pyloop._snapshot import Info, Snapshot
@@ -102,9 +103,11 @@ def find(snapshot: Snapshot) -> dict[int, list[Hold]]:
     found = {}
     for info in snapshot.infos.values():
         wait = info.wait
-        if wait is not None and wait.kind in ("lock", "semaphore"):
-            noted = _noted(wait.resource)
-            found[id(wait.resource)] = noted or seen.get(id(wait.resource), [])
+        if wait is None or wait.kind not in ("lock", "semaphore"):
+            continue
+        key = id(wait.resource)
+        if key not in found:
+            found[key] = _noted(wait.resource) or seen.get(key, [])
     return found
 
 
@@ -120,7 +123,7 @@ class _Note:
 
 _lock = threading.Lock()
 _notes: weakref.WeakKeyDictionary[Any, list[_Note]] = weakref.WeakKeyDictionary()
-_replaced: list[tuple[Any, str, Any, Any]] = []
+_replaced = Replaced()
 
 
 def _noted(owner: Any) -> list[Hold]:
@@ -190,17 +193,11 @@ def watch() -> None:
         return
     for cls in (asyncio.Lock, asyncio.Semaphore):
         for name, make in (("acquire", _acquire_of), ("release", _release_of)):
-            original = vars(cls)[name]
-            ours = make(original)
-            setattr(cls, name, ours)
-            _replaced.append((cls, name, original, ours))
+            _replaced.put(cls, name, make(vars(cls)[name]))
 
 
 def restore() -> None:
     """Note no more; asyncio's own functions are back where ours still are."""
-    while _replaced:
-        cls, name, original, ours = _replaced.pop()
-        if vars(cls).get(name) is ours:
-            setattr(cls, name, original)
+    _replaced.restore()
     with _lock:
         _notes.clear()

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import types
 
+import pytest
 import support
 
 from pyloop import _accelerate
@@ -24,6 +25,16 @@ def accelerated():
         yield
     finally:
         _accelerate.restore()
+
+
+@pytest.fixture(params=["asyncio", "accelerated"])
+def functions(request):
+    """asyncio's functions as they are, and pyloop's in their place."""
+    if request.param == "asyncio":
+        yield
+        return
+    with accelerated():
+        yield
 
 
 @types.coroutine

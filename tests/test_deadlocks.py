@@ -19,15 +19,7 @@ from pyloop import _stalls, tasks
 
 GLOBAL = []
 
-
-@pytest.fixture(params=["asyncio", "accelerated"])
-def functions(request):
-    """asyncio's functions as they are, and pyloop's in their place."""
-    if request.param == "asyncio":
-        yield
-        return
-    with acceleratekit.accelerated():
-        yield
+functions = acceleratekit.functions
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from pyloop import tasks
 
 HERE = os.path.abspath(__file__)
 
+functions = acceleratekit.functions
+
 
 def line_of(mark):
     """The number of the one line of this file that ends in the comment."""
@@ -52,16 +54,6 @@ def node(tree, name="t0"):
 
 async def sleeper():
     await asyncio.sleep(600)  # sleeps
-
-
-@pytest.fixture(params=["asyncio", "accelerated"])
-def functions(request):
-    """asyncio's functions as they are, and pyloop's in their place."""
-    if request.param == "asyncio":
-        yield
-        return
-    with acceleratekit.accelerated():
-        yield
 
 
 def test_the_line_is_the_programs(loop, functions):
