@@ -34,6 +34,7 @@ SOURCES = (
     "csrc/base/args.c",
     "csrc/base/forks.c",
     "csrc/base/lock.c",
+    "csrc/base/referrers.c",
     "csrc/ds/heap.c",
     "csrc/ds/ring.c",
     "csrc/loop/loop.c",

@@ -6,6 +6,7 @@
 #include "base/errors.h"
 #include "base/forks.h"
 #include "base/lock.h"
+#include "base/referrers.h"
 #include "base/state.h"
 #include "loop/handle.h"
 #include "loop/loop.h"
@@ -112,6 +113,10 @@ static PyMethodDef module_methods[] = {
      "Return what stands in for asyncio's function of that name; see "
      "pyloop._accelerate.\n\n"
      "original is that function; ValueError if there is nothing for the name."},
+    {"referrers", referrers_of, METH_O,
+     "referrers(objects, /)\n--\n\n"
+     "Return what the garbage collector knows to refer to an object of the list, the\n"
+     "list itself included. It passes over all objects once."},
     {"trace", tasks_trace, METH_VARARGS,
      "trace(waits, creation, /)\n--\n\n"
      "Set whether loops call _about_to_block() before a wait without an end, and\n"

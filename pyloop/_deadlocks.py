@@ -13,15 +13,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
-import sys
 import types
 from typing import TYPE_CHECKING, Any
 
-from pyloop import _owners, _snapshot
+from pyloop import _owners, _referrers, _snapshot
 from pyloop._waits import Wait, expand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
     from pyloop._snapshot import Info, Snapshot, TaskNode
 
@@ -90,118 +89,6 @@ def _full(function: Any) -> list[Any]:
     return [cell for cell in cells if gc.get_referents(cell)]
 
 
-# -- what leads to an object -----------------------------------------------------------
-
-# Whatever these are, they may do something: a task is another loop's.
-_ENDS: tuple[Any, ...] = (
-    types.ModuleType,
-    type,
-    types.FrameType,
-    asyncio.Handle,
-    asyncio.AbstractEventLoop,
-    asyncio.Task,
-)
-# Where there is no GIL, a running function may have these without being counted.
-_UNCOUNTED = getattr(sys, "_is_gil_enabled", lambda: True)() is False
-_MOST = 2000
-
-
-class _Search:
-    """Who could set the result of what the tasks of a snapshot wait for."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.parts: dict[int, int] = {}  # the id of a part of a task -> of the task
-        self.mine: set[int] = {id(self.__dict__), id(self.parts)}
-        for key, info in snapshot.infos.items():
-            self.parts[key] = key
-            self.mine |= {id(info), id(info.__dict__), id(info.chain)}
-            self.mine |= {id(info.awaits), id(info.wait)}
-            if info.wait is not None:
-                self.mine |= {id(info.wait.__dict__), id(info.wait.targets)}
-            for step in info.chain:
-                self.parts[id(step)] = key
-                for inner in gc.get_referents(step):
-                    if isinstance(inner, types.FrameType):
-                        self.parts[id(inner)] = key
-        for holds in snapshot.holds.values():
-            self.mine.add(id(holds))
-            for hold in holds:
-                self.mine |= {id(hold), id(hold.__dict__)}
-        self.mine.add(id(snapshot.infos))
-
-    def holders(self, info: Info) -> set[int] | None:
-        """The ids of the tasks that lead to the future a task waits for.
-
-        None: something else does, or may.
-        """
-        assert info.wait is not None
-        found: set[int] = set()
-        level: list[Any] = [info.wait.future]
-        seen = {id(info.wait.future)}
-        while level:
-            nearer = self._level(level, seen, found)
-            if nearer is None or len(seen) > _MOST:
-                return None
-            level = nearer
-        return found
-
-    def _level(
-        self, level: list[Any], seen: set[int], found: set[int]
-    ) -> list[Any] | None:
-        """What leads to the objects of `level` directly, without what was seen."""
-        counts = dict.fromkeys(map(id, level), 0)
-        referrers = gc.get_referrers(*level)
-        nearer: list[Any] = []
-        while referrers:
-            item = referrers.pop()
-            if item is level or item is referrers:
-                continue
-            if sys.getrefcount(item) < _OWN:
-                continue  # nobody else has it: the arguments of the call above
-            self._count(item, counts)
-            if id(item) in self.mine:
-                continue
-            if id(item) in self.parts:
-                found.add(self.parts[id(item)])
-                continue
-            if _ends(item):
-                return None
-            if id(item) not in seen:
-                seen.add(id(item))
-                nearer.append(item)
-        item = None
-        return nearer if _all_found(level, counts) else None
-
-    @staticmethod
-    def _count(item: Any, counts: dict[int, int]) -> None:
-        for referent in gc.get_referents(item):
-            if id(referent) in counts:
-                counts[id(referent)] += 1
-
-
-def _ends(item: Any) -> bool:
-    if _UNCOUNTED and isinstance(item, types.FunctionType):
-        return True
-    return isinstance(item, _ENDS)
-
-
-def _own_references() -> int:
-    """What sys.getrefcount() counts of an object that a list alone has, as below."""
-    for item in [object()]:
-        return sys.getrefcount(item)
-    raise AssertionError
-
-
-_OWN = _own_references()
-
-
-def _all_found(level: list[Any], counts: dict[int, int]) -> bool:
-    for item in level:
-        if sys.getrefcount(item) - _OWN != counts[id(item)]:
-            return False
-    return True
-
-
 # -- which tasks are stuck -------------------------------------------------------------
 
 
@@ -215,7 +102,8 @@ class _Judge:
         self.snapshot = snapshot
         self.infos = snapshot.infos
         self.stuck = {key for key, info in self.infos.items() if info.wait is not None}
-        self.leads: dict[int, set[int] | None] = {}
+        self.holders: dict[int, list[_owners.Hold]] = {}  # by the id of a lock
+        self.waiters: dict[int, list[int]] = {}  # by what they depend on
         if quiet:
             return
         timed = _timed(snapshot.loop)
@@ -225,12 +113,7 @@ class _Judge:
             if key in self.stuck:
                 self.stuck.remove(key)
                 woken += map(id, self.infos[key].awaits)
-        self.search = _Search(snapshot)
-        changed = True
-        while changed:
-            free = {key for key in self.stuck if self._may_go_on(key)}
-            self.stuck -= free
-            changed = bool(free)
+        self._reduce()
 
     def _wakes(self, key: int, timed: set[int]) -> bool:
         """Whether a timer may end a task's wait, or it waits for the outside."""
@@ -241,18 +124,62 @@ class _Judge:
         known = {key, id(wait.future), *map(id, info.chain), *map(id, wait.targets)}
         return not known.isdisjoint(timed)
 
+    def _reduce(self) -> None:
+        """Take out all that others, which are not stuck, may wake."""
+        led = set()  # those that whoever has a reference to something may wake
+        for key in self.stuck:
+            wait = self.infos[key].wait
+            assert wait is not None
+            if wait.targets:
+                behind = {id(task) for task in self.infos[key].awaits}
+            elif self._holders_of(wait):
+                behind = {id(hold.task) for hold in self._holders_of(wait)}
+            else:
+                led.add(key)
+                behind = {id(wait.future)}
+            for other in behind:
+                self.waiters.setdefault(other, []).append(key)
+        self._free(self.stuck - led, None)
+        futures = (self.infos[key].wait for key in led & self.stuck)
+        search = _referrers.Search(
+            self.snapshot, self.stuck, (wait.future for wait in futures if wait)
+        )
+        woken = {key for live in search.live for key in self.waiters.get(live, ())}
+        self._free(woken & led, search)
+
+    def _free(self, keys: set[int], search: _referrers.Search | None) -> None:
+        """Take out those of the keys that may go on, and what depends on them.
+
+        With a search, those that wait for what it has found to be alive are given.
+        """
+        while keys:
+            free = {
+                key
+                for key in keys
+                if key in self.stuck
+                and (self._is_led_to(key, search) or self._may_go_on(key))
+            }
+            self.stuck -= free
+            woken = free | (search.leads(free) if search is not None else set())
+            keys = {key for each in woken for key in self.waiters.get(each, ())}
+
+    def _is_led_to(self, key: int, search: _referrers.Search | None) -> bool:
+        """Whether anything that is not stuck leads to what a task waits for."""
+        wait = self.infos[key].wait
+        assert wait is not None
+        if search is None or wait.targets or self._holders_of(wait):
+            return False
+        return id(wait.future) in search.live
+
     def _may_go_on(self, key: int) -> bool:
-        info = self.infos[key]
-        wait = info.wait
+        """The same of those that wait for tasks, or for what tasks hold."""
+        wait = self.infos[key].wait
         assert wait is not None
         if wait.targets:
-            ends = [self._may_end(target) for target in wait.targets]
+            ends = map(self._may_end, wait.targets)
             # gather() and TaskGroup go on at the first that fails.
             return all(ends) if wait.kind == "wait" and not wait.any_of else any(ends)
-        holds = self._holders_of(wait)
-        if holds:
-            return any(id(hold.task) not in self.stuck for hold in holds)
-        return self._is_led_to(key)
+        return any(id(hold.task) not in self.stuck for hold in self._holders_of(wait))
 
     def _may_end(self, target: Any) -> bool:
         if target.done():
@@ -268,20 +195,15 @@ class _Judge:
         """Who has to release a lock: nobody else can."""
         if wait.kind not in ("lock", "semaphore"):
             return []
-        holds = self.snapshot.holds.get(id(wait.resource), [])
-        full = 1
-        if wait.kind == "semaphore":  # of an unbounded one nobody knows how many
-            full = getattr(wait.resource, "_bound_value", len(holds) + 1)
-        if len(holds) < full or any(hold.over for hold in holds):
-            return []
-        return holds
-
-    def _is_led_to(self, key: int) -> bool:
-        """Whether anything that is not stuck leads to what a task waits for."""
-        if key not in self.leads:
-            self.leads[key] = self.search.holders(self.infos[key])
-        holders = self.leads[key]
-        return holders is None or not holders <= self.stuck
+        key = id(wait.resource)
+        if key not in self.holders:
+            holds = self.snapshot.holds.get(key, [])
+            full = 1
+            if wait.kind == "semaphore":  # of an unbounded one nobody knows how many
+                full = getattr(wait.resource, "_bound_value", len(holds) + 1)
+            known = len(holds) >= full and not any(hold.over for hold in holds)
+            self.holders[key] = holds if known else []
+        return self.holders[key]
 
     # -- among the stuck ------------------------------------------------------------
 
@@ -307,30 +229,23 @@ class _Judge:
 
     def _circle(self, start: int, done: set[int]) -> list[int]:
         """Depth first, without recursion; what was left is never entered again."""
-        path: list[int] = []
-        stack: list[tuple[int, Iterable[int]]] = []
+        path: dict[int, Iterator[int]] = {}
         enter: int | None = start if start not in done else None
-        while enter is not None or stack:
+        while enter is not None or path:
             if enter is not None:
                 done.add(enter)
-                path.append(enter)
-                stack.append((enter, iter(self.edges(enter))))
+                path[enter] = iter(self.edges(enter))
             enter = None
-            for other in stack[-1][1]:
+            for other in next(reversed(path.values())):
                 if other in path:
-                    return path[path.index(other) :]
+                    whole = list(path)
+                    return whole[whole.index(other) :]
                 if other not in done:
                     enter = other
                     break
             else:
-                stack.pop()
-                path.pop()
+                path.popitem()
         return []
-
-
-def _reason(snapshot: Snapshot, info: Info) -> str:
-    assert info.wait is not None
-    return _snapshot.words(snapshot, info.wait)
 
 
 def find(snapshot: Snapshot, quiet: bool) -> tuple[Deadlock, ...]:
@@ -349,5 +264,6 @@ def find(snapshot: Snapshot, quiet: bool) -> tuple[Deadlock, ...]:
 
 
 def _told(kind: str, snapshot: Snapshot, infos: list[Info]) -> Deadlock:
-    nodes = tuple(_snapshot.lone_node(snapshot, info) for info in infos)
-    return Deadlock(kind, nodes, tuple(_reason(snapshot, info) for info in infos))
+    nodes = tuple(_snapshot.node_of(snapshot, info) for info in infos)
+    reasons = tuple(node.waits_for for node in nodes)
+    return Deadlock(kind, nodes, reasons)

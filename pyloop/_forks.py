@@ -14,7 +14,7 @@ from typing import Any
 
 from pyloop import _core
 
-__all__ = ["loops", "watchdogs"]
+__all__ = ["living", "loops", "watchdogs"]
 
 loops: weakref.WeakSet[Any] = weakref.WeakSet()
 """Every loop that may be used in a child: _before_fork() is called in the parent, and
@@ -24,22 +24,31 @@ watchdogs: weakref.WeakSet[Any] = weakref.WeakSet()
 """Every active watchdog: its thread ends before a fork, and begins again in both."""
 
 
+def living(members: Any) -> list[Any]:
+    """The members of a WeakSet, to which other threads may add meanwhile.
+
+    The set itself cannot be iterated over then: it runs Python code between two.
+    """
+    found = [reference() for reference in list(members.data)]
+    return [member for member in found if member is not None]
+
+
 def _before() -> None:
-    for watchdog in list(watchdogs):
+    for watchdog in living(watchdogs):
         watchdog._before_fork()
-    for loop in loops:
+    for loop in living(loops):
         loop._before_fork()
 
 
 def _after_in_parent() -> None:
-    for watchdog in list(watchdogs):
+    for watchdog in living(watchdogs):
         watchdog._after_fork_in_parent()
 
 
 def _after_in_child() -> None:
-    for loop in loops:
+    for loop in living(loops):
         loop._after_fork()
-    for watchdog in list(watchdogs):
+    for watchdog in living(watchdogs):
         watchdog._after_fork_in_child()
 
 
@@ -49,9 +58,9 @@ def _alone(function: Callable[[], None]) -> Callable[[], None]:
     What is registered for forks stays for as long as the interpreter; so it must not
     keep this module, and with that the package, which may be imported anew.
     """
-    return types.FunctionType(
-        function.__code__, {"loops": loops, "watchdogs": watchdogs}
-    )
+    used: dict[str, Any] = {"loops": loops, "watchdogs": watchdogs}
+    used["living"] = types.FunctionType(living.__code__, {})
+    return types.FunctionType(function.__code__, used)
 
 
 if hasattr(os, "register_at_fork"):

@@ -83,7 +83,7 @@ class Report:
 
     def finish(self) -> None:
         """Look at the loops that nobody has closed, and write the report."""
-        for loop in list(_forks.loops):
+        for loop in _forks.living(_forks.loops):
             if not loop.is_closed():
                 self.unclosed_loops += 1
                 self.look_at(loop)

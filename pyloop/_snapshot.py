@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
-import gc
 import re
 from typing import TYPE_CHECKING, Any
 
-from pyloop import _creation, _forks, _owners, _waits
+from pyloop import _core, _creation, _forks, _owners, _waits
 from pyloop._waits import Place, Wait
 
 if TYPE_CHECKING:
@@ -62,11 +61,12 @@ class TaskTree:
         """Return the tree as text, a line for each task and one for what it waits for.
 
         limit: of tasks side by side that wait at the same places, at most so many are
-        written; their number follows.
+        written; their number follows. Tasks at the end of long chains are not indented
+        any further, but numbered by their depth.
         """
         tasks = "task" if self.count == 1 else "tasks"
         lines = [f"{self.loop}: {self.count} {tasks}"]
-        lines += _format(self.roots, "", limit)
+        lines += _format(self.roots, max(limit, 1))
         return "\n".join(lines)
 
     def nodes(self) -> Iterator[TaskNode]:
@@ -103,22 +103,51 @@ def _details(node: TaskNode) -> Iterator[str]:
         yield f"created at {node.created}"
 
 
-def _format(nodes: tuple[TaskNode, ...], indent: str, limit: int) -> Iterator[str]:
+# The depth from which on nothing is indented any further.
+_DEEP = 40
+
+
+@dataclasses.dataclass
+class _Branches:
+    """Tasks side by side, to be written."""
+
+    nodes: tuple[TaskNode, ...]
+    indent: str = ""
+    depth: int = 0
+
+
+def _format(nodes: tuple[TaskNode, ...], limit: int) -> Iterator[str]:
+    waiting = [_written(_Branches(nodes), limit)]
+    while waiting:  # not by recursion: a chain may be long
+        item = next(waiting[-1], None)
+        if item is None:
+            waiting.pop()
+        elif isinstance(item, _Branches):
+            waiting.append(_written(item, limit))
+        else:
+            yield item
+
+
+def _written(branches: _Branches, limit: int) -> Iterator[str | _Branches]:
+    """Lines, and what is to be written between them."""
+    indent, depth = branches.indent, branches.depth
     alike: collections.Counter[Any] = collections.Counter()
     shown = []
-    for node in nodes:
+    for node in branches.nodes:
         key = (node.stack, node.waits_for, len(node.awaits), node.created)
         alike[key] += 1
-        if alike[key] <= max(limit, 1):
+        if alike[key] <= limit:
             shown.append((key, alike[key], node))
     for index, (key, number, node) in enumerate(shown):
-        more = alike[key] - number if number == max(limit, 1) else 0
+        more = alike[key] - number if number == limit else 0
         last = index == len(shown) - 1
-        yield f"{indent}{'└─ ' if last and not more else '├─ '}{_title(node)}"
+        level = f"[{depth}] " if depth > _DEEP else ""
+        yield f"{indent}{'└─ ' if last and not more else '├─ '}{level}{_title(node)}"
         inner = indent + ("   " if last and not more else "│  ")
         for text in _details(node):
             yield f"{inner}{'│  ' if node.awaits else '   '}{text}"
-        yield from _format(node.awaits, inner, limit)
+        deeper = inner if depth < _DEEP else indent
+        yield _Branches(node.awaits, deeper, depth + 1)
         if more:
             yield f"{indent}{'└─ ' if last else '├─ '}and {more} more like that"
 
@@ -152,6 +181,14 @@ class Snapshot:
         self.loop = loop
         self.infos: dict[int, Info] = {}
         self.holds: dict[int, list[_owners.Hold]] = {}
+        self._words: dict[tuple[str, int], str] = {}
+
+    def words(self, wait: Wait) -> str:
+        """What a task waits for, as a phrase."""
+        key = wait.call, id(wait.future if wait.resource is None else wait.resource)
+        if key not in self._words:  # repr() of a queue takes as long as it has items
+            self._words[key] = _words(self, wait)
+        return self._words[key]
 
 
 def _tasks_behind(future: Any, seen: set[int]) -> Iterator[Any]:
@@ -204,8 +241,13 @@ def take(loop: Any) -> Snapshot:
 
 def all_loops() -> list[Any]:
     """Every open loop of the process."""
-    loops = [loop for loop in list(_forks.loops) if not loop.is_closed()]
-    for found in gc.get_objects():
+    loops = [loop for loop in _forks.living(_forks.loops) if not loop.is_closed()]
+    # Others': what refers to a class of loops has such loops among it. Whoever asks
+    # gc.get_objects() disturbs other threads: see csrc/base/referrers.c.
+    classes: list[Any] = [asyncio.BaseEventLoop]
+    for cls in classes:
+        classes += [each for each in cls.__subclasses__() if each not in classes]
+    for found in _core.referrers(classes):
         if issubclass(type(found), asyncio.BaseEventLoop) and found not in loops:
             if not getattr(found, "_closed", True):
                 loops.append(found)
@@ -239,7 +281,7 @@ _PLAIN = {
 }
 
 
-def words(snapshot: Snapshot, wait: Wait) -> str:
+def _words(snapshot: Snapshot, wait: Wait) -> str:
     """What a task waits for, as a phrase."""
     if wait.kind == "lock" or wait.kind == "semaphore":
         return f"{plain(wait.resource)}{_held_by(snapshot, wait.resource)}"
@@ -273,19 +315,14 @@ def _held_by(snapshot: Snapshot, resource: Any) -> str:
     )
 
 
-def _node(
-    snapshot: Snapshot, info: Info, done: dict[int, bool], deep: bool = True
+def node_of(
+    snapshot: Snapshot,
+    info: Info,
+    awaits: tuple[TaskNode, ...] = (),
+    repeated: bool = False,
 ) -> TaskNode:
+    """The node of one task, with those of the tasks that it awaits."""
     task = info.task
-    repeated = id(task) in done
-    awaits: tuple[TaskNode, ...] = ()
-    if deep and not repeated:
-        done[id(task)] = True
-        awaits = tuple(
-            _node(snapshot, snapshot.infos[id(inner)], done)
-            for inner in info.awaits
-            if id(inner) in snapshot.infos
-        )
     cancelling = task.cancelling() if hasattr(task, "cancelling") else 0
     state = "waiting" if info.wait is not None else "ready"
     return TaskNode(
@@ -294,7 +331,7 @@ def _node(
         state="running" if info.running else state,
         place=info.place,
         stack=info.stack,
-        waits_for=words(snapshot, info.wait) if info.wait is not None else "",
+        waits_for=snapshot.words(info.wait) if info.wait is not None else "",
         created=_creation.of(task),
         cancelling=cancelling,
         awaits=awaits,
@@ -302,21 +339,38 @@ def _node(
     )
 
 
-def lone_node(snapshot: Snapshot, info: Info) -> TaskNode:
-    """The node of one task, without those that it awaits."""
-    return _node(snapshot, info, {}, deep=False)
+def _grown(snapshot: Snapshot, key: int, done: set[int]) -> TaskNode:
+    """The node of a task, with all below it: not by recursion, a chain may be long."""
+
+    def begin(key: int) -> tuple[Info, Iterator[int], list[TaskNode]]:
+        done.add(key)
+        info = snapshot.infos[key]
+        inner = [each for each in map(id, info.awaits) if each in snapshot.infos]
+        return info, iter(inner), []
+
+    path = [begin(key)]
+    while True:
+        info, rest, awaits = path[-1]
+        inner = next(rest, None)
+        if inner is None:
+            node = node_of(snapshot, info, tuple(awaits))
+            path.pop()
+            if not path:
+                return node
+            path[-1][2].append(node)
+        elif inner in done:
+            awaits.append(node_of(snapshot, snapshot.infos[inner], repeated=True))
+        else:
+            path.append(begin(inner))
 
 
 def tree_of(snapshot: Snapshot) -> TaskTree:
     """The tree of what was seen."""
     awaited = {id(inner) for info in snapshot.infos.values() for inner in info.awaits}
-    done: dict[int, bool] = {}
-    roots = [
-        _node(snapshot, info, done)
-        for key, info in snapshot.infos.items()
-        if key not in awaited
-    ]
-    for key, info in snapshot.infos.items():  # what is left is in circles
+    done: set[int] = set()
+    first = [key for key in snapshot.infos if key not in awaited]
+    roots = [_grown(snapshot, key, done) for key in first]
+    for key in snapshot.infos:  # what is left is in circles
         if key not in done:
-            roots.append(_node(snapshot, info, done))
+            roots.append(_grown(snapshot, key, done))
     return TaskTree(plain(snapshot.loop), tuple(roots), len(snapshot.infos))

@@ -74,7 +74,7 @@ def open_transports(loop: asyncio.AbstractEventLoop | None = None) -> list[Any]:
     date when it comes. Raises TypeError for a loop that is not one of pyloop's.
     """
     if loop is None:
-        loops = list(_forks.loops)
+        loops = _forks.living(_forks.loops)
     elif isinstance(loop, TransportMethods):
         loops = [loop]
     else:
@@ -84,7 +84,7 @@ def open_transports(loop: asyncio.AbstractEventLoop | None = None) -> list[Any]:
 
 def _open(loop: Any) -> Iterator[OpenTransport]:
     seen = set()
-    for user in [*loop._users(), *loop._seldom_used]:
+    for user in [*loop._users(), *_forks.living(loop._seldom_used)]:
         if id(user) in seen:
             continue
         seen.add(id(user))

@@ -307,7 +307,7 @@ class _Leaks:
 
 
 def _open_loops() -> list[Loop]:
-    return [loop for loop in list(_forks.loops) if not loop.is_closed()]
+    return [loop for loop in _forks.living(_forks.loops) if not loop.is_closed()]
 
 
 def _iterate(loop: Loop) -> None:

@@ -78,8 +78,9 @@ def find_deadlocks(
     Who holds a lock is known if it is held by `async with`, or was acquired while
     trace_deadlocks() was on. It is supposed that whoever acquired one releases it.
 
-    Passes over all objects of the process several times for each task in question:
-    some milliseconds in a small program, each. Call it in the loop's thread.
+    Passes over all objects of the process several times, for all tasks together: some
+    milliseconds in a small program, and 0.1 for each task. Call it in the loop's
+    thread.
     """
     snapshot = _snapshot.take(_loop_for(loop))
     return _deadlocks.find(snapshot, quiet=False)

@@ -184,10 +184,8 @@ def _is_coroutine(frame: FrameType) -> bool:
 
 def _task_name(run: int) -> str | None:
     """The name of the task that a loop, which is in this run, is in a step of."""
-    living: Any = _forks.loops
-    for reference in list(living.data):
-        loop = reference()
-        if loop is not None and loop._run_number == run:
+    for loop in _forks.living(_forks.loops):
+        if loop._run_number == run:
             task = asyncio.current_task(loop)
             return task.get_name() if task is not None else None
     return None
