@@ -6,6 +6,7 @@ SDK collects, from whatever thread, ``loop.metrics()`` is read once for each ins
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -56,29 +57,9 @@ class Instrumentation:
     The loop is not kept alive by it: one that is gone is reported no more.
     """
 
-    def __init__(self, loop: Loop, meter: Any, attributes: dict[str, Any]) -> None:
+    def __init__(self, loop: Loop, attributes: dict[str, Any]) -> None:
         self._loop: weakref.ref[Loop] | None = weakref.ref(loop)
         self._attributes = attributes
-        for name, unit, field, text in COUNTERS:
-            meter.create_observable_counter(
-                name, [self._observing(field)], unit=unit, description=text
-            )
-        for name, unit, field, text in GAUGES:
-            meter.create_observable_gauge(
-                name, [self._observing(field)], unit=unit, description=text
-            )
-        meter.create_observable_gauge(
-            "pyloop.lag",
-            [self._observe_lag],
-            unit="s",
-            description="How long an event waits for the loop, by quantile",
-        )
-        meter.create_observable_gauge(
-            "pyloop.callback.slowest",
-            [self._observe_slowest],
-            unit="s",
-            description="The longest run of the slowest callbacks",
-        )
 
     def uninstrument(self) -> None:
         """Export nothing more. Idempotent, from any thread.
@@ -86,6 +67,10 @@ class Instrumentation:
         OpenTelemetry's API has no way to take an instrument back: they stay, empty.
         """
         self._loop = None
+
+    def _is_over(self) -> bool:
+        reference = self._loop
+        return reference is None or reference() is None
 
     def _read(self) -> Metrics | None:
         reference = self._loop
@@ -97,27 +82,77 @@ class Instrumentation:
 
         return Observation(value, {**self._attributes, **attributes})
 
-    def _observing(self, field: str) -> Callable[[Any], Iterable[Any]]:
-        def observe(options: Any) -> Iterable[Any]:
-            metrics = self._read()
-            if metrics is not None:
-                yield self._observation(getattr(metrics, field))
+    def _observe(self, field: str) -> Iterable[Any]:
+        metrics = self._read()
+        if metrics is not None:
+            yield self._observation(getattr(metrics, field))
 
-        return observe
-
-    def _observe_lag(self, options: Any) -> Iterable[Any]:
+    def _observe_lag(self) -> Iterable[Any]:
         metrics = self._read()
         for field, quantile in QUANTILES if metrics is not None else ():
             value = getattr(metrics.lag, field) if metrics is not None else 0.0
             yield self._observation(value, quantile=quantile)
 
-    def _observe_slowest(self, options: Any) -> Iterable[Any]:
+    def _observe_slowest(self) -> Iterable[Any]:
         metrics = self._read()
         for slow in metrics.slowest if metrics is not None else ():
             yield self._observation(
                 slow.seconds,
                 **{"code.function.name": slow.name, "code.where": slow.where},
             )
+
+
+class _Instruments:
+    """Those of one provider, and the loops that they tell of.
+
+    There is one set of them, whatever number of loops: of instruments that are made
+    twice under a name, OpenTelemetry's SDK asks the first alone.
+    """
+
+    def __init__(self, meter: Any) -> None:
+        self._loops: tuple[Instrumentation, ...] = ()
+        for name, unit, field, text in COUNTERS:
+            meter.create_observable_counter(
+                name, [self._asking(field)], unit=unit, description=text
+            )
+        for name, unit, field, text in GAUGES:
+            meter.create_observable_gauge(
+                name, [self._asking(field)], unit=unit, description=text
+            )
+        meter.create_observable_gauge(
+            "pyloop.lag",
+            [lambda options: self._each(Instrumentation._observe_lag)],
+            unit="s",
+            description="How long an event waits for the loop, by quantile",
+        )
+        meter.create_observable_gauge(
+            "pyloop.callback.slowest",
+            [lambda options: self._each(Instrumentation._observe_slowest)],
+            unit="s",
+            description="The longest run of the slowest callbacks",
+        )
+
+    def add(self, loop: Instrumentation) -> None:
+        self._loops = (*(one for one in self._loops if not one._is_over()), loop)
+
+    def _asking(self, field: str) -> Callable[[Any], Iterable[Any]]:
+        return lambda options: self._each(lambda loop: loop._observe(field))
+
+    def _each(
+        self, observe: Callable[[Instrumentation], Iterable[Any]]
+    ) -> Iterable[Any]:
+        for loop in self._loops:
+            yield from observe(loop)
+
+
+_lock = threading.Lock()
+_of_providers: weakref.WeakKeyDictionary[Any, _Instruments] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+class _Global:
+    """Stands for OpenTelemetry's global provider, which may be set later."""
 
 
 def instrument(
@@ -140,5 +175,14 @@ def instrument(
             "pyloop.telemetry needs opentelemetry-api, which is not installed: "
             "it comes with the extra `telemetry` of pyloop-uv"
         ) from error
-    meter = metrics.get_meter("pyloop", __version__, meter_provider=meter_provider)
-    return Instrumentation(loop, meter, {"pyloop.loop": name})
+    provider = _Global if meter_provider is None else meter_provider
+    handle = Instrumentation(loop, {"pyloop.loop": name})
+    with _lock:
+        instruments = _of_providers.get(provider)
+        if instruments is None:
+            meter = metrics.get_meter(
+                "pyloop", __version__, meter_provider=meter_provider
+            )
+            instruments = _of_providers[provider] = _Instruments(meter)
+        instruments.add(handle)
+    return handle

@@ -53,7 +53,7 @@ def test_what_is_exported(loop, collected):
 
     _, collect = collected
     loop.call_later(3600, print)
-    loop.call_soon(time.sleep, 0.002)
+    loop.call_soon(time.sleep, 0.05)
     support.spin(loop)
     metrics = loop.metrics()
     exported = collect()
