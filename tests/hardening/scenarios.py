@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import sys
-from unittest import mock
 
 from world import World, until
 
@@ -73,23 +72,19 @@ def run_function(w: World):
     """pyloop.run(), with loops that do not wait for ever."""
     from pyloop import _policy
 
-    class Policy(_policy.EventLoopPolicy):
-        def new_event_loop(self):
-            return w.watched(w.new_loop())
+    def make():
+        return w.watched(w.new_loop())
 
     async def main():
         await asyncio.sleep(0)
         return 5
 
-    with mock.patch.multiple(
-        _policy, EventLoopPolicy=Policy, new_event_loop=Policy().new_event_loop
-    ):
-        coro = main()
-        try:
-            with w.armed():
-                result = _policy.run(coro)
-        finally:
-            coro.close()
+    coro = main()
+    try:
+        with w.armed():
+            result = _policy.run(coro, loop_factory=make)
+    finally:
+        coro.close()
     w.check_gave_up()
     assert result == 5
 
@@ -662,6 +657,7 @@ def names_of(patterns):
     import accelerated  # noqa: F401
     import corners  # noqa: F401
     import datagrams  # noqa: F401
+    import diagnostics  # noqa: F401
     import outside  # noqa: F401
     import pipe_transports  # noqa: F401
     import readers  # noqa: F401
