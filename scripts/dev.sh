@@ -148,17 +148,21 @@ run_fmt() {
 }
 
 run_wheels() {
-    choose_python
-    need_system
-    need_pinned wheels "$root/scripts/wheels/requirements.txt"
     if [ "$task" = archive ]; then
         set --
     elif [ -n "${PYTHON:-}" ]; then
+        choose_python
         set -- "$python"
     else
         # shellcheck disable=SC2046  # no interpreter's path has a blank in it
         set -- $(list_pythons | cut -d ' ' -f 2)
     fi
+    # The tools are not there for every Python that a wheel is built for.
+    PYTHON=$(list_pythons | awk '$1 ~ /^3\.1[1-4]$/ { print $2; exit }')
+    [ -n "$PYTHON" ] || die "the tools need one of CPython 3.11 to 3.14 beside it"
+    choose_python
+    need_system
+    need_pinned wheels "$root/scripts/wheels/requirements.txt"
     exec "$venv_python" "$root/scripts/wheels/make.py" "$@"
 }
 
