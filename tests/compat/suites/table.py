@@ -178,5 +178,6 @@ SUITES = (
             "--ignore-glob=tests/test_benchmarks_*",
         ),
         package="aiohttp",
+        limit=7200,
     ),
 )
