@@ -102,6 +102,8 @@ def look(loop: Any) -> None:
     snapshot = _snapshot.take(loop)
     if any(_asks_executor(info.wait) for info in snapshot.infos.values()):
         return
+    if loop._inbox_waiting:
+        return  # a thread that is gone by now had called the loop
     setattr(loop, _STATE, told)
     logger.error("%s", report(snapshot))
 

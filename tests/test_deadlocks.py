@@ -294,6 +294,26 @@ def hang(loop, traced, monkeypatch, caplog):
 
 
 @pytest.mark.pyloop_only
+def test_a_thread_that_called_the_loop_and_is_gone(hang, loop, monkeypatch, caplog):
+    """It ended between the loop's last look at its inbox and that at the threads."""
+    threads = [threading.Thread(target=loop.call_soon_threadsafe, args=(int,))]
+    others_live = _stalls._others_live
+    told = []
+
+    def ends_first():
+        told.append(len(caplog.records))
+        while threads:
+            thread = threads.pop()
+            thread.start()
+            thread.join()
+        return others_live()
+
+    monkeypatch.setattr(_stalls, "_others_live", ends_first)
+    assert len(hang(waits_for_nobodys_future())) == 1  # by the second look
+    assert told == [0, 0]
+
+
+@pytest.mark.pyloop_only
 def test_a_hang_is_told_once(hang, functions):
     (text,) = hang(waits_for_nobodys_future())
     assert text.startswith("the loop will wait for ever: ")
