@@ -298,8 +298,6 @@ class FileServer:
         while offset < end:
             size = min(PIECE, end - offset)
             piece = loop.sendfile(writer.transport, file, offset, size)
-            most = min(PIECE, end - offset)
-            piece = loop.sendfile(writer.transport, file, offset, most)
             sent = await asyncio.wait_for(piece, self.timeout)
             if not sent:  # the file is shorter than it was: the length cannot be kept
                 raise ConnectionAbortedError
