@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+import types
 import warnings
 import weakref
 from asyncio import base_events, format_helpers, selector_events, unix_events
@@ -296,24 +297,6 @@ class Loop(
         )
         self.create_task(accepting, **keywords)
 
-    def _stop_serving(self, sock: socket.socket) -> None:
-        """Close a listening socket; from 3.13 with the file that is its address.
-
-        As asyncio's Unix loop: the file goes only if it still is what was bound.
-        """
-        inode = self._unix_server_sockets.pop(sock, None)
-        path = sock.getsockname() if inode is not None else None
-        super()._stop_serving(sock)
-        if path is None:
-            return
-        try:
-            if os.stat(path).st_ino == inode:
-                os.unlink(path)
-        except FileNotFoundError:
-            pass
-        except OSError as err:
-            logger.error("Unable to clean up listening UNIX socket %r: %r", path, err)
-
     # -- reports: rare, so worded here as this Python's asyncio words them ------------
 
     def _report_callback_error(self, handle: Any, exc: BaseException) -> None:
@@ -435,6 +418,23 @@ class Loop(
         self._csock.close()
         self._internal_fds -= 1
 
+
+def _borrowed(function: types.FunctionType) -> Any:
+    """A method of asyncio's Unix loop, for whose super() it is one of Loop's."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    own = types.CellType(Loop)
+    return types.FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        tuple(own if name == "__class__" else cell for name, cell in cells),
+    )
+
+
+if "_stop_serving" in vars(_UnixLoop):  # from 3.13 on: a server's file goes with it
+    # asyncio's, and not one like it: tools that look for blocking calls know its file.
+    Loop._stop_serving = _borrowed(_UnixLoop._stop_serving)  # type: ignore[method-assign]
 
 # What programs call all the time.
 _core.own_methods(

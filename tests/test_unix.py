@@ -294,6 +294,25 @@ async def test_a_file_that_is_gone_by_now_is_no_error(loop, directory):
     server.close()
 
 
+@pytest.mark.skipif(PY < (3, 13), reason="cleanup_socket is new in Python 3.13")
+@on_loop
+async def test_who_looks_at_the_file(loop, directory, monkeypatch):
+    """asyncio's own code: tools that look for blocking calls know it by its file."""
+    callers = []
+    stat = os.stat
+
+    def watched(*args, **kwargs):
+        callers.append(sys._getframe(1).f_code)
+        return stat(*args, **kwargs)
+
+    server = await loop.create_unix_server(Echo, os.path.join(directory, "socket"))
+    monkeypatch.setattr(os, "stat", watched)
+    server.close()
+    monkeypatch.undo()
+    names = [(os.path.basename(c.co_filename), c.co_name) for c in callers]
+    assert ("unix_events.py", "_stop_serving") in names
+
+
 @on_loop
 async def test_a_path_in_use_is_taken_over(loop, directory):
     """A live server is displaced by a second one on its path, as in asyncio."""

@@ -4,20 +4,12 @@
 does not differ any more is an error; those of SOMETIMES depend on the moment.
 """
 
-_BLOCKBUSTER = (
-    "its blockbuster forbids os.stat() in a callback and excuses asyncio's own by the "
-    "name of its file; pyloop's is the same one, as a server closes"
-)
 _OWN_RECV = (
     "a socket's subclass with a recv() and send() of its own: pyloop reads and writes "
 )
 _OWN_RECV += "the descriptor itself, and does not call them"
 
 KNOWN = {
-    "aiohttp": {
-        "tests/test_connector.py::test_unix_connector": _BLOCKBUSTER,
-        "tests/test_web_runner.py::test_addresses": _BLOCKBUSTER,
-    },
     "uvicorn": {
         # What they test is which class the configuration chooses.
         "tests/test_auto_detection.py::test_loop_auto": (
