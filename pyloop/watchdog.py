@@ -23,6 +23,7 @@ import logging
 import math
 import numbers
 import os
+import sys
 import sysconfig
 import threading
 import time
@@ -50,6 +51,9 @@ _A_MINUTE = 60.0
 
 # Seconds to wait for the GIL that no other thread's Python code explains.
 _MUCH = 0.05
+
+# Without a GIL the other thread stops to be looked at, and has gone on right after.
+_HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 # Where the standard library is, and pyloop.
 _STANDARD = tuple(
@@ -313,6 +317,7 @@ class Watchdog:
             for _ in range(1000):
                 if not os.path.exists(place):
                     break
+                time.sleep(0.0001)  # it needs a processor for that
 
     def _after_fork_in_parent(self) -> None:
         with self._lock:
@@ -369,8 +374,9 @@ class Watchdog:
             if block is not None:
                 self._emit(dataclasses.replace(block, ended=True, seconds=seconds))
             return
-        frames = _below_the_loop(thread_id)
-        if not self._watcher.goes_on(number):
+        goes_on = self._watcher.goes_on(number)
+        frames = _below_the_loop(thread_id) if goes_on else []
+        if _HAS_GIL and not self._watcher.goes_on(number):
             frames = []  # it returned while the GIL was waited for
         stack = tuple(_summary(frame) for frame in frames)
         awaits = tuple(

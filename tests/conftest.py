@@ -26,6 +26,20 @@ import support
 # `make services` names it, with what its tests need.
 collect_ignore = ["services"]
 
+# What is not about the extension, nor about how it is built or set up.
+if os.environ.get("PYLOOP_TESTS") == "core":
+    collect_ignore += [
+        "examples",
+        "test_benchmarks.py",
+        "test_compat_suites.py",
+        "test_docs_examples.py",
+        "test_docs_site.py",
+        "test_moving_from_uvloop.py",
+        "test_packaging.py",
+        "test_source_rules.py",
+        "test_typing.py",
+    ]
+
 CONFIGURED_KINDS = pytest.StashKey()
 FAILED = pytest.StashKey()
 FINISHED = pytest.StashKey()

@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import ssl
+import warnings
 from asyncio import sslproto
 
 import pytest
@@ -426,7 +427,9 @@ async def test_a_fork_after_a_write(loop, certificates):
             if called == "data_received":
                 protocol.on = lambda called: None
                 transport.write(b"the first")
-                children.append(os.fork())
+                with warnings.catch_warnings():  # of threads that earlier tests left
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    children.append(os.fork())
                 if children == [0]:
                     loop.call_soon(os._exit, 0)
 
