@@ -29,6 +29,13 @@ KNOWN = {
 }
 
 SOMETIMES = {
+    "httpx": {
+        "tests/test_timeouts.py::test_write_timeout[trio]": (
+            "on trio, without asyncio: if the headers are written in the timeout of "
+            "1 us, what is late is the body, whose generator trio warns of, an error "
+            "here; fails on asyncio too, as it happens"
+        ),
+    },
     "websockets": {
         "tests/legacy/test_client_server.py::ReconnectionTests::test_reconnect": (
             "wants an old connection's end to be logged before a new one is refused; a "
