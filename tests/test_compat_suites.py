@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import subprocess
 import sys
 
 import pytest
@@ -23,7 +24,7 @@ def load(*names):
         sys.path.remove(str(SUITES))
 
 
-comparing, recorder, report = load("comparing", "recorder", "report")
+comparing, recorder, report, table = load("comparing", "recorder", "report", "table")
 
 
 def results(**outcomes):
@@ -175,3 +176,39 @@ def test_results_of_other_versions_go(tmp_path):
     assert list(json.loads(path.read_text())["suites"]) == ["a", "b"]
     report.write(path, {"python": "3.14.0"}, {"c": 3})
     assert json.loads(path.read_text())["suites"] == {"c": 3}
+
+
+def names_of_loopback(prefix):
+    """The addresses of localhost, as a command with this prefix sees them."""
+    code = (
+        "import socket; print(*{a[4][0] for a in socket.getaddrinfo('localhost', 1)})"
+    )
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", code], stdout=subprocess.PIPE, check=True
+    )
+    return done.stdout.decode().split()
+
+
+def test_a_run_has_an_ipv6_localhost_and_the_machine_keeps_its_own():
+    before = pathlib.Path("/etc/hosts").read_text()
+    with table.ipv6_name() as setting:
+        if not setting.prefix:
+            pytest.skip(setting.note or "localhost is ::1 already, or there is no IPv6")
+        assert {"127.0.0.1", "::1"} <= set(names_of_loopback(setting.prefix))
+        assert "::1" not in names_of_loopback(())
+    assert pathlib.Path("/etc/hosts").read_text() == before
+    assert table.lacks_ipv6_name()
+
+
+@pytest.mark.parametrize(
+    ("lacks", "program", "noted"),
+    [(False, "unshare", False), (True, None, True), (True, "false", True)],
+)
+def test_a_run_where_no_name_is_lent(monkeypatch, lacks, program, noted):
+    monkeypatch.setattr(table, "lacks_ipv6_name", lambda: lacks)
+    monkeypatch.setattr(table.shutil, "which", lambda name: program)
+    ended = subprocess.CompletedProcess((), 1)  # as where there are no namespaces
+    monkeypatch.setattr(table.subprocess, "run", lambda command: ended)
+    with table.ipv6_name() as setting:
+        assert setting.prefix == ()
+        assert ("IPv6" in setting.note) is noted
