@@ -223,9 +223,11 @@ def take(loop: Any) -> Snapshot:
     """Look at the loop's tasks."""
     snapshot = Snapshot(loop)
     current = asyncio.current_task(loop)
-    for task in _pending(loop):
+    pending = _pending(loop)
+    completions = _waits.Completions(pending)
+    for task in pending:
         chain = list(_waits.steps(task.get_coro()))
-        wait = _waits.wait_of(task, chain)
+        wait = _waits.wait_of(task, chain, completions)
         stack = _waits.places(chain)
         info = Info(task, chain, stack, wait, task is current)
         if wait is not None:

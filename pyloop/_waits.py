@@ -19,9 +19,18 @@ from typing import TYPE_CHECKING, Any
 from pyloop import _core
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["Place", "Wait", "expand", "is_library", "places", "steps", "wait_of"]
+__all__ = [
+    "Completions",
+    "Place",
+    "Wait",
+    "expand",
+    "is_library",
+    "places",
+    "steps",
+    "wait_of",
+]
 
 _LIBRARIES = tuple(
     os.path.dirname(os.path.abspath(path)) + os.sep
@@ -258,17 +267,31 @@ def _variables(step: Any) -> dict[str, Any]:
     return {"self": held[0]} if held else {}
 
 
-def _as_completed(done: Any, loop: Any) -> Any:
-    """Before Python 3.13: what the callback of as_completed() on each task knows."""
-    for task in asyncio.all_tasks(loop):
-        for callback in _callbacks(task):
-            if done is not None and _free_variable(callback, "done") is done:
-                return _free_variable(callback, "todo")
-    return ()
+class Completions:
+    """What as_completed() of a loop's tasks is still to give, before Python 3.13.
+
+    Only the callback that it has put on each of them knows. All are looked at at once,
+    the first time that somebody asks; of use for as long as nothing runs.
+    """
+
+    def __init__(self, tasks: Iterable[Any]) -> None:
+        self._tasks = tasks
+        self._found: dict[int, Any] | None = None
+
+    def todo(self, done: Any) -> Any:
+        """The futures of the as_completed() that has this queue of those that ended."""
+        if self._found is None:
+            self._found = {}
+            for task in self._tasks:
+                for callback in _callbacks(task):
+                    queue = _free_variable(callback, "done")
+                    if queue is not None:
+                        self._found[id(queue)] = _free_variable(callback, "todo")
+        return self._found.get(id(done)) or ()
 
 
 def _targets(
-    kind: str, variables: dict[str, Any], loop: Any
+    kind: str, variables: dict[str, Any], completions: Completions
 ) -> tuple[tuple[Any, ...], bool]:
     """Of what asyncio's function waits for the end, and whether one of it is enough."""
     owner = variables.get("self")
@@ -281,15 +304,18 @@ def _targets(
     if kind == "as_completed":
         todo = getattr(owner, "_todo", None)
         if todo is None:
-            todo = _as_completed(variables.get("done"), loop)
+            todo = completions.todo(variables.get("done"))
         return tuple(todo), True
     if kind == "wait_for" and isinstance(variables.get("fut"), asyncio.Future):
         return (variables["fut"],), False
     return (), False
 
 
-def wait_of(task: Any, chain: list[Any]) -> Wait | None:
-    """What a task waits for; None if it does not: it runs, or is about to."""
+def wait_of(task: Any, chain: list[Any], completions: Completions) -> Wait | None:
+    """What a task waits for; None if it does not: it runs, or is about to.
+
+    completions: those of the loop's tasks, the same for all that are asked about.
+    """
     future = getattr(task, "_fut_waiter", None)
     if future is None or future.done():
         return None
@@ -305,7 +331,7 @@ def wait_of(task: Any, chain: list[Any]) -> Wait | None:
         if kind is None or (found is not None and found.kind == "lock"):
             continue  # Condition.wait() takes its lock back: that is what it waits for
         variables = _variables(step)
-        targets, any_of = _targets(kind, variables, future.get_loop())
+        targets, any_of = _targets(kind, variables, completions)
         if kind == "wait_for" and not targets:
             continue
         owner = variables.get("self")

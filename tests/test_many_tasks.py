@@ -6,7 +6,7 @@ import gc
 import pytest
 import support
 
-from pyloop import _core, _referrers, tasks
+from pyloop import _core, _referrers, _waits, tasks
 
 #: As many as it takes for what grows with the square to show.
 MANY = 150
@@ -127,6 +127,41 @@ def test_passes_over_all_objects_do_not_grow_with_the_tasks(loop, monkeypatch):
         assert len(find(loop, lambda: many(count))) == count  # noqa: B023
         figures.append(len(passes))
     assert 0 < max(figures) <= min(figures) + 1
+
+
+def test_as_completed_of_many_is_one_pass(loop, monkeypatch):
+    """Before Python 3.13 only the callbacks of the tasks tell what it waits for."""
+    looks = []
+    callbacks = _waits._callbacks
+
+    def counted(future):
+        looks.append(1)
+        return callbacks(future)
+
+    async def completes(task):
+        for earliest in asyncio.as_completed([task]):
+            await earliest
+
+    async def main():
+        count = 1000
+        for number in range(count):
+            task = start(loop, f"inner{number}", waits_for_its_own())
+            start(loop, f"outer{number}", completes(task))
+        await settle()
+        tree = tasks.tree()
+        names = {
+            node.name: [inner.name for inner in node.awaits]
+            for node in tree.nodes()
+            if node.name.startswith("outer")
+        }
+        assert names == {f"outer{n}": [f"inner{n}"] for n in range(count)}
+        assert len(looks) <= 5 * tree.count
+        for task in KEPT:
+            task.cancel()
+        await asyncio.gather(*KEPT, return_exceptions=True)
+
+    monkeypatch.setattr(_waits, "_callbacks", counted)
+    loop.run_until_complete(main())
 
 
 class Link:
