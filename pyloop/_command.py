@@ -15,10 +15,8 @@ import importlib.machinery
 import importlib.util
 import os
 import pkgutil
-import platform
 import runpy
 import sys
-import textwrap
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,16 +45,25 @@ class _Program(NamedTuple):
 # -- the command line ------------------------------------------------------------
 
 
-def main() -> None:
-    """Run the program that sys.argv names; does what python would do with it."""
+def main(folder: str | None) -> None:
+    """Run the program that sys.argv names; does what python would do with it.
+
+    folder: what python has put first into sys.path, and was taken out; None if it did
+    not, as in safe mode (``-P``, ``-I``).
+    """
     own, words = _split(sys.argv[1:])
-    options = _parser().parse_args(own)
+    options, unknown = _parser().parse_known_args(own)
+    if unknown:
+        _parser().error(
+            f"{unknown[0]} is not an option of pyloop's; options of Python's stand "
+            "before -m pyloop"
+        )
     if options.version:
         print(_version())
         return
     program = _program(words)
     start(vars(options))
-    _run(program)
+    _run(program, folder)
 
 
 def start(options: dict[str, Any]) -> None:
@@ -75,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         usage=_USAGE,
         description="Run a Python program with every asyncio event loop it makes being "
         "one of pyloop. What follows the program is the program's.",
+        epilog="Options of Python's stand before -m pyloop.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -148,6 +156,8 @@ def _program(words: list[str]) -> _Program:
 
 def _version() -> str:
     """Return a line each for what a bug report should say."""
+    import platform
+
     build = _core.build_facts()
     kind = "asserts on" if build["asserts"] else "asserts off"
     if build["sanitizers"]:
@@ -158,13 +168,13 @@ def _version() -> str:
     finally:
         loop.close()
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return textwrap.dedent(
-        f"""\
-        pyloop {__version__} ({build["compiler"]}, {kind})
-        libuv {_core.libuv_version} (compiled with {build["libuv"]})
-        {python} ({sys.platform}, {platform.machine()})
-        descriptors watched by {poller}"""
-    )
+    lines = [
+        f"pyloop {__version__} ({build['compiler']}, {kind})",
+        f"libuv {_core.libuv_version} (compiled with {build['libuv']})",
+        f"{python} ({sys.platform}, {platform.machine()})",
+        f"descriptors watched by {poller}",
+    ]
+    return "\n".join(lines)
 
 
 def _apply(options: argparse.Namespace) -> None:
@@ -194,14 +204,16 @@ def _apply(options: argparse.Namespace) -> None:
 # -- being python ----------------------------------------------------------------
 
 
-def _run(program: _Program) -> None:
-    """Run the program as ``__main__``.
+def _run(program: _Program, folder: str | None) -> None:
+    """Run the program as ``__main__``; folder as for main().
 
     Whatever it raises goes on to the interpreter, which then prints a traceback that
     begins with the program's own frames.
     """
     try:
         if program.kind == "module":
+            if folder is not None:
+                sys.path.insert(0, folder)
             _run_module(program)
         else:
             _run_code(program)
@@ -217,20 +229,23 @@ def _run_module(program: _Program) -> None:
 
 
 def _run_code(program: _Program) -> None:
+    safe = getattr(sys.flags, "safe_path", sys.flags.isolated)
     first = "-c" if program.kind == "code" else program.name
     sys.argv[:] = [first, *program.arguments]
     if program.kind == "file":
         finder = pkgutil.get_importer(program.name)
         if finder is not None:  # a folder, or a zip file
-            _set_first_path(_absolute(program.name), always=True)
+            sys.path.insert(0, _absolute(program.name))  # in safe mode too
             _fresh_main()
             runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
             return
-        _set_first_path(os.path.dirname(os.path.realpath(program.name)))
         code = _file_code(program.name)
+        if not safe:
+            sys.path.insert(0, os.path.dirname(os.path.realpath(program.name)))
         exec(code, _fresh_main(_absolute(program.name), _file_loader(program.name)))
         return
-    _set_first_path("")
+    if not safe:
+        sys.path.insert(0, "")
     if program.kind == "stdin":
         code = compile(sys.stdin.buffer.read(), "<stdin>", "exec", dont_inherit=True)
         exec(code, _fresh_main("<stdin>"))
@@ -262,20 +277,17 @@ def _fresh_main(file: str | None = None, loader: Any = None) -> dict[str, Any]:
     return names
 
 
-def _set_first_path(path: str, *, always: bool = False) -> None:
-    """Make path the first place to import from, for ``-m``'s working directory.
-
-    always: in safe mode (``-P``, ``-I``) too, where python puts nothing there.
-    """
-    if not getattr(sys.flags, "safe_path", sys.flags.isolated):
-        sys.path[0] = path
-    elif always:
-        sys.path.insert(0, path)
-
-
 def _absolute(path: str) -> str:
     """As python names a script in ``__file__``: absolute, otherwise as it was given."""
-    return os.path.join(os.getcwd(), path)
+    if os.path.isabs(path):
+        return path
+    try:
+        folder = os.getcwd()
+    except OSError:  # it is gone
+        return path
+    if path == "." and sys.version_info >= (3, 11):
+        return folder
+    return os.path.join(folder, path)
 
 
 def _file_loader(path: str) -> Any:
@@ -305,6 +317,8 @@ def _file_code(path: str) -> CodeType:
 def _string_code(source: str) -> CodeType:
     """Return the code of ``-c``, whose lines tracebacks show from Python 3.13 on."""
     if sys.version_info >= (3, 14):
+        import textwrap
+
         source = textwrap.dedent(source)
     code = compile(source, "<string>", "exec", dont_inherit=True)
     if sys.version_info >= (3, 13):
@@ -321,7 +335,7 @@ def _string_code(source: str) -> CodeType:
 
 def _hide_our_frames() -> None:
     """Let the next traceback that the interpreter prints begin below _run()."""
-    original = sys.excepthook
+    original = getattr(sys, "excepthook", sys.__excepthook__)
 
     def excepthook(
         kind: type[BaseException], value: BaseException, traceback: TracebackType | None

@@ -8,7 +8,6 @@ policy and the names that it expects.
 
 from __future__ import annotations
 
-import importlib.abc
 import importlib.util
 import sys
 from asyncio import unix_events
@@ -72,7 +71,7 @@ def when_imported(name: str, change: Callable[[ModuleType], None]) -> None:
         sys.meta_path.insert(0, _Finder(name, change))
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder:
     """Waits for the program to import a module, without importing it itself."""
 
     def __init__(self, name: str, change: Callable[[ModuleType], None]) -> None:

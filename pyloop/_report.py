@@ -46,6 +46,7 @@ class Report:
     """
 
     def __init__(self) -> None:
+        self.finished = False
         self.loops = 0
         self.unclosed_loops = 0
         self.figures = _Figures()
@@ -60,7 +61,9 @@ class Report:
         close, handle = loops.close, loops.call_exception_handler
 
         def closing(loop: Loop) -> None:
-            if not loop.is_closed() and not loop.is_running():
+            # The interpreter, which then can import nothing, closes what is left.
+            finished = report.finished or loop.is_closed() or loop.is_running()
+            if not finished:
                 report.look_at(loop)
             close(loop)
 
@@ -87,7 +90,9 @@ class Report:
             if not loop.is_closed():
                 self.unclosed_loops += 1
                 self.look_at(loop)
-        print("\n".join(self.lines()), file=sys.stderr)
+        self.finished = True
+        if sys.stderr is not None:  # or it would be stdout
+            print("\n".join(self.lines()), file=sys.stderr)
 
     def lines(self) -> Iterable[str]:
         """The report's lines."""

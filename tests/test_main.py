@@ -229,8 +229,57 @@ def test_flags_of_python(folder, flags):
     "words", [["names.py"], ["-c", NAMES], ["-m", "package"], ["program.zip"]], ids=str
 )
 def test_safe_path(folder, words):
-    env = {"PYTHONPATH": support.script_environment()["PYTHONPATH"] + f":{folder}"}
+    env = {"PYTHONPATH": path_of_pyloop(folder)}
     assert_same(folder, *words, flags=["-P"], env=env)
+
+
+def test_the_working_directory(folder):
+    assert_same(folder / "program", ".")
+
+
+#: Modules that the command line uses, and neither asyncio nor runpy.
+USED = ("argparse", "gettext", "platform", "random", "shutil", "tempfile")
+
+
+@pytest.mark.parametrize(
+    "words", [["names.py"], ["-m", "names"], ["-c", NAMES]], ids=lambda words: words[0]
+)
+def test_files_of_the_program_are_not_taken_for_modules_of_ours(folder, words):
+    for name in USED:
+        (folder / f"{name}.py").write_text("raise SystemExit('imported by accident')\n")
+    assert assert_same(folder, *words)[2] == 0
+    assert outcome(folder, "-m", "pyloop", "--version")[2] == 0
+    assert outcome(folder, "-m", "pyloop", "--help")[2] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["FOLDER/names.py"], ["missing.py"], ["-c", NAMES], ["-m", "fails"]],
+    ids=lambda words: words[-1][:16],
+)
+def test_in_a_folder_that_is_gone(folder, words):
+    """Python has nothing of it in sys.path then."""
+    words = [word.replace("FOLDER", str(folder)) for word in words]
+    results = []
+    for before in [], ["-m", "pyloop"]:
+        gone = folder / "gone"
+        gone.mkdir()
+        done = subprocess.run(
+            ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", sys.executable]
+            + [*before, *words],
+            cwd=gone,
+            capture_output=True,
+            text=True,
+            env=support.script_environment({"PYTHONPATH": path_of_pyloop(folder)}),
+        )
+        error = re.sub("0x[0-9a-f]+", "", done.stderr)
+        results.append((re.sub("0x[0-9a-f]+", "", done.stdout), error, done.returncode))
+    assert results[0] == results[1]
+
+
+def path_of_pyloop(*more):
+    own = support.script_environment()["PYTHONPATH"].split(os.pathsep)
+    return os.pathsep.join(map(str, (*own, *more)))
 
 
 def test_compiled_scripts(folder):
@@ -238,6 +287,15 @@ def test_compiled_scripts(folder):
 
     py_compile.compile(folder / "names.py", cfile=folder / "compiled.pyc")
     assert_same(folder, "compiled.pyc")
+
+
+def test_a_program_without_an_excepthook(folder):
+    """Python says that it is missing, too."""
+    source = "import sys\ndel sys.excepthook\n1/0\n"
+    plain = outcome(folder, "-c", source)
+    ours = outcome(folder, "-m", "pyloop", "-c", source)
+    assert plain[1].splitlines()[1:] == ours[1].splitlines()
+    assert (plain[0], plain[2]) == (ours[0], ours[2])
 
 
 def test_inspect_sees_the_programs_names(folder):
@@ -422,6 +480,11 @@ def test_wrong_usage(tmp_path, words):
     out, error, status = outcome(tmp_path, "-m", "pyloop", *words)
     assert (out, status) == ("", 2)
     assert error.startswith("usage: python -m pyloop [options]")
+
+
+def test_options_of_python_are_told_from_ours(tmp_path):
+    _, error, status = outcome(tmp_path, "-m", "pyloop", "-X", "dev", "x.py")
+    assert status == 2 and "options of Python's stand before -m pyloop" in error
 
 
 def test_help(tmp_path):

@@ -1,6 +1,8 @@
 """python -m pyloop --report: what a program's loops left behind."""
 
 import re
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -138,3 +140,32 @@ def test_what_is_dropped_is_dropped(tmp_path):
         """
     out, lines = report(tmp_path, source)
     assert out == "[None, None]\n" and "errors that nothing handled: 1" in lines
+
+
+LEFT_OPEN = """\
+import asyncio
+loop = asyncio.new_event_loop()
+loop.run_until_complete(asyncio.sleep(0))
+kept = loop
+"""
+
+
+def test_a_loop_that_lives_until_the_interpreter_ends(tmp_path):
+    """It is closed when nothing can be imported any more, and was reported by then."""
+    _, lines = report(tmp_path, LEFT_OPEN)
+    assert lines[0] == "-- pyloop: 1 loops, 1 never closed --"
+    assert lines[-1] == "errors that nothing handled: none"
+
+
+def test_without_a_stderr(tmp_path):
+    """The report does not go to stdout instead."""
+    (tmp_path / "program.py").write_text(LEFT_OPEN)
+    command = [sys.executable, "-m", "pyloop", "--report", "program.py"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=support.script_environment(),
+    )
+    assert (done.stdout, done.returncode) == ("", 0)
