@@ -17,6 +17,8 @@ import gc
 import math
 import os
 import sys
+import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,10 @@ _WATCH = pytest.StashKey["_Leaks"]()
 
 # Iterations that a loop gets after a test to end what the test has begun to end.
 _ITERATIONS = 3
+
+# Seconds that a loop gets for it which another thread runs, such as a server's in a
+# fixture: that a test has closed its connection comes there by the kernel.
+_PATIENCE = 1.0
 
 # Where a _cancel_all_tasks() may be that runs before a loop is closed: asyncio's, and
 # those of its Runner's stand-ins on Python 3.10.
@@ -263,10 +269,28 @@ class _Leaks:
         return list(dict.fromkeys(found))
 
     def look_at(self, loop: Loop) -> None:
-        if self.wanted and (self.new_tasks(loop) or self.new_transports(loop)):
-            _iterate(loop)
+        if self.has_new(loop):
+            if loop.is_running():
+                self.wait_for(loop)
+            else:
+                _iterate(loop)
             self.look_at_tasks(loop)
             self.look_at_transports(loop)
+
+    def has_new(self, loop: Loop) -> bool:
+        """Whether the loop has something that the test may not leave."""
+        if "tasks" in self.wanted and self.new_tasks(loop):
+            return True
+        sockets = not self.wanted.isdisjoint({"transports", "descriptors"})
+        return sockets and bool(self.new_transports(loop))
+
+    def wait_for(self, loop: Loop) -> None:
+        """Let the thread that runs the loop end what the test has begun to end."""
+        if loop._thread_id == threading.get_ident():
+            return
+        deadline = time.monotonic() + _PATIENCE
+        while self.has_new(loop) and time.monotonic() < deadline:
+            time.sleep(0.002)
 
     def new_tasks(self, loop: Loop) -> list[asyncio.Task[Any]]:
         return [
@@ -312,7 +336,7 @@ def _open_loops() -> list[Loop]:
 
 def _iterate(loop: Loop) -> None:
     """Run what is due: what is closed or cancelled needs an iteration or two."""
-    if loop.is_running() or asyncio._get_running_loop() is not None:
+    if asyncio._get_running_loop() is not None:
         return
     for _ in range(_ITERATIONS):
         loop.call_soon(loop.stop)

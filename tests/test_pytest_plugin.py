@@ -362,6 +362,165 @@ def test_what_blocks(tmp_path):
     assert list(outcomes.values()) == ["failed"], output
 
 
+# --- several loops at once ------------------------------------------------------------
+
+THREADS = """
+import threading, time
+
+def in_threads(*functions):
+    \"\"\"A loop in a thread for each; nobody goes on before all of them run.\"\"\"
+    running = []
+
+    async def main(function):
+        running.append(function)
+        while len(running) < len(functions):
+            await asyncio.sleep(0.001)
+        await function()
+
+    def body(function):
+        if hasattr(asyncio, "Runner"):
+            with asyncio.Runner() as runner:
+                runner.run(main(function))
+                runner.run(asyncio.sleep(0))
+        else:
+            asyncio.run(main(function))
+
+    threads = [
+        threading.Thread(target=body, args=(function,), name=function.__name__)
+        for function in functions
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+async def sane():
+    server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+    async with server:
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection(
+                *server.sockets[0].getsockname()
+            )
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+            await asyncio.sleep(0.001)
+
+async def block():
+    time.sleep(2)
+"""
+
+
+def test_several_loops_at_once(tmp_path):
+    source = """
+        def test_sane():
+            in_threads(sane, sane, sane, sane)
+
+        def test_blocks():
+            in_threads(sane, block, sane)
+
+        def test_sane_after_it():
+            in_threads(sane, sane, sane, sane)
+
+        def test_leaves_a_task():
+            in_threads(sane, leave_task, sane)
+
+        def test_leaves_a_transport():
+            in_threads(sane, leave_transport, sane)
+
+        def test_leaves_a_descriptor():
+            in_threads(sane, leave_descriptor, sane)
+
+        def test_leave_all():
+            in_threads(leave_task, leave_transport, leave_descriptor, sane)
+
+        def test_sane_at_the_end():
+            in_threads(sane, sane, end_everything)
+        """
+    source = LEAKS + THREADS + textwrap.dedent(source)
+    outcomes, output = session(tmp_path, source, "--loop-block-limit=1")
+    passed = {name for name, outcome in outcomes.items() if outcome == "passed"}
+    assert passed == {"test_sane", "test_sane_after_it", "test_sane_at_the_end"}, output
+    assert len(outcomes) == 8
+    told = {name: reports(output, name) for name in outcomes}
+    line = (ON_PYLOOP + source).splitlines().index("    time.sleep(2)") + 1
+    blocked = told["test_blocks"].partition("\n---")[0]
+    assert "the event loop of thread 'block'" in blocked
+    assert f"test_it.py:{line} in block()" in blocked and "has left" not in blocked
+    texts = {
+        "test_leaves_a_task": ["\ntask left alone: sleep() at "],
+        "test_leaves_a_transport": ["\ntransport Unix fd="],
+        "test_leaves_a_descriptor": ["which is pipe:"],
+    }
+    texts["test_leave_all"] = sum(texts.values(), [])
+    everything = texts["test_leave_all"]
+    for name, expected in texts.items():
+        assert [each for each in everything if each in told[name]] == expected
+        assert "blocked" not in told[name]
+
+
+def test_a_loop_that_another_thread_runs(tmp_path):
+    """What a test has closed there gets some time, what it has not is its fault."""
+    source = """
+        @pytest.fixture(scope="module")
+        def address():
+            loop = asyncio.new_event_loop()
+
+            async def handle(reader, writer):
+                while await reader.readline():
+                    writer.write(b"answer")
+                await asyncio.sleep(0.2)  # longer than three iterations
+                writer.close()
+
+            async def serve():
+                return await asyncio.start_server(handle, "127.0.0.1", 0)
+
+            async def end():
+                server.close()
+                others = asyncio.all_tasks() - {asyncio.current_task()}
+                for task in others:
+                    task.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
+
+            def call(coro):
+                return asyncio.run_coroutine_threadsafe(coro, loop).result()
+
+            thread = threading.Thread(target=loop.run_forever)
+            thread.start()
+            server = call(serve())
+            yield server.sockets[0].getsockname()
+            call(end())
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+        def ask(address):
+            client = socket.create_connection(address)
+            client.sendall(b"question\\n")
+            assert client.recv(100) == b"answer"
+            return client
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_closes(address, number):
+            ask(address).close()
+
+        def test_keeps(address):
+            kept.append(ask(address))
+
+        def test_closes_after_it(address):
+            ask(address).close()
+        """
+    source = LEAKS + THREADS + textwrap.dedent(source)
+    outcomes, output = session(tmp_path, source)
+    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
+    assert failed == ["test_keeps"] and len(outcomes) == 5, output
+    told = reports(output, "test_keeps")
+    line = (ON_PYLOOP + source).splitlines().index(
+        "        while await reader.readline():"
+    ) + 1
+    assert f"handle() at {tmp_path}/test_it.py:{line}\ntransport TCP fd=" in told
+
+
 # --- what it is not ------------------------------------------------------------------
 
 
