@@ -16,7 +16,8 @@ import traceback
 import types
 from typing import Any
 
-from pyloop._waits import Place, is_library
+from pyloop._libraries import is_library
+from pyloop._waits import Place
 
 __all__ = ["begin_run", "caller", "note", "of", "place_of", "settings", "with_place"]
 

@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pyloop import _core, _creation, _forks, _owners, _waits
+from pyloop._libraries import is_library
 from pyloop._waits import Place, Wait
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class Info:
     @property
     def place(self) -> Place | None:
         for place in reversed(self.stack):
-            if not _waits.is_library(place.file):
+            if not is_library(place.file):
                 return place
         return None
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pyloop import _core, _forks
+from pyloop._libraries import is_library
 
 if TYPE_CHECKING:
     from traceback import FrameSummary, StackSummary
@@ -159,8 +160,6 @@ def _traceback(transport: Any) -> Any:
 
 
 def _own_frame(traceback: Any) -> Any:
-    from pyloop._waits import is_library
-
     for frame in reversed(traceback or ()):
         if not (is_library(frame.filename) or frame.filename.startswith("<frozen ")):
             return frame

@@ -12,11 +12,10 @@ import asyncio
 import dataclasses
 import gc
 import inspect
-import os
 import types
 from typing import TYPE_CHECKING, Any
 
-from pyloop import _core
+from pyloop._libraries import is_library
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,16 +25,10 @@ __all__ = [
     "Place",
     "Wait",
     "expand",
-    "is_library",
     "places",
     "steps",
     "wait_of",
 ]
-
-_LIBRARIES = tuple(
-    os.path.dirname(os.path.abspath(path)) + os.sep
-    for path in (asyncio.__file__, _core.__file__)
-)
 
 # Objects of the interpreter that stand between an `await` and what is awaited.
 _BETWEEN = (
@@ -79,11 +72,6 @@ class Wait:
     future: Any = None
     targets: tuple[Any, ...] = ()
     any_of: bool = False
-
-
-def is_library(file: str) -> bool:
-    """Whether a file is asyncio's or pyloop's own, and not the program's."""
-    return file.startswith(_LIBRARIES) or not file
 
 
 def _is_waiter(found: Any) -> bool:

@@ -306,3 +306,29 @@ def test_a_closed_transport_still_says_where_it_was_made(debug_loop):
     assert "closed" in repr(transport)
     assert f"created at {HERE}:{line}" in repr(transport)
     other.close()
+
+
+IMPORTS_OF_A_REPR = """
+import asyncio, socket, sys, pyloop
+
+async def main():
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair()
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=left)
+    before = set(sys.modules)
+    assert " created at " in repr(transport)
+    print(sorted(set(sys.modules) - before))
+    transport.abort()
+    right.close()
+
+loop = pyloop.new_event_loop()
+loop.set_debug(True)
+loop.slow_callback_duration = 60
+loop.run_until_complete(main())
+loop.close()
+"""
+
+
+def test_a_transport_says_its_place_without_an_import():
+    """Debug mode logs it while the loop runs, where an import would block."""
+    assert support.run_script(IMPORTS_OF_A_REPR).stdout == "[]\n"
