@@ -20,12 +20,13 @@ import threading
 import types
 import warnings
 import weakref
-from asyncio import base_events, format_helpers, selector_events, unix_events
+from asyncio import base_events, format_helpers, unix_events
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
 from pyloop import _core, _forks
 from pyloop._queues import Ready, Selector
+from pyloop._selector import SelectorMethods
 from pyloop._sendfile import SendfileMethods
 from pyloop._subprocess import Child, SubprocessMethods
 from pyloop._tls import make_protocol, start_tls
@@ -41,7 +42,6 @@ __all__ = ["Loop", "counts_jobs"]
 
 # Names of asyncio's that its published types leave out or narrow.
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
-_SelectorLoop: Any = selector_events.BaseSelectorEventLoop
 _base_events: Any = base_events
 
 _run_in_executor: Any = asyncio.BaseEventLoop.run_in_executor
@@ -71,6 +71,7 @@ def counts_jobs(executor: Any) -> bool:
 
 class Loop(
     _core.Loop,
+    SelectorMethods,
     SendfileMethods,
     SubprocessMethods,
     TransportMethods,
@@ -271,8 +272,6 @@ class Loop(
         )
         transport: asyncio.Transport = ssl_protocol._app_transport
         return transport
-
-    _accept_connection2 = _SelectorLoop._accept_connection2
 
     def _accept_in_task(
         self,

@@ -7,11 +7,14 @@ place of its ``_run_once``: nest_asyncio. pyloop's iteration is in C and uses ne
 from __future__ import annotations
 
 import contextlib
+import selectors
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
+
+    from _typeshed import FileDescriptorLike
 
     from pyloop._loop import Loop
 
@@ -77,7 +80,7 @@ class Ready:
 
 
 class Selector:
-    """What waits for descriptors, as asyncio's ``loop._selector``: a single method."""
+    """What waits for descriptors, as asyncio's ``loop._selector``: two methods."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -90,3 +93,14 @@ class Selector:
         """
         self._loop._poll(timeout)
         return []
+
+    def get_key(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
+        """What is watched of a descriptor, for the repr() of asyncio's transports.
+
+        Its data is None. Raises KeyError when nothing is.
+        """
+        events = self._loop._watched(fileobj)
+        if not events:
+            raise KeyError(f"{fileobj!r} is not registered")
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        return selectors.SelectorKey(fileobj, fd, events, None)

@@ -64,6 +64,7 @@ class SendfileMethods:
         empty = transp._make_empty_waiter()
         resume_reading = transp.is_reading()
         transp.pause_reading()
+        asyncios = self._withdraw(transp)
         try:
             await empty
             sent: int = await self.sock_sendfile(
@@ -76,5 +77,7 @@ class SendfileMethods:
             raise
         finally:
             transp._reset_empty_waiter()
+            if asyncios is not None:
+                asyncios.setdefault(transp._sock_fd, transp)
             if resume_reading:
                 transp.resume_reading()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyloop import _core, _forks
 from pyloop._libraries import is_library
+from pyloop._selector import is_selector_datagram, served_by
 
 if TYPE_CHECKING:
     from traceback import FrameSummary, StackSummary
@@ -90,7 +91,7 @@ def _open(loop: Any) -> Iterator[OpenTransport]:
             continue
         seen.add(id(user))
         if isinstance(user, _core.Listener):
-            yield _server(user)
+            yield _server(user._sock, getattr(user, "_server", None), user)
         elif isinstance(user, base_subprocess.BaseSubprocessTransport):
             if user._proc is not None:
                 yield _subprocess(user)
@@ -105,14 +106,16 @@ def _open(loop: Any) -> Iterator[OpenTransport]:
                 yield OpenTransport(
                     kind, user, user._fileno, None, None, _traceback(user)
                 )
+        elif (serving := served_by(user)) is not None:
+            yield _server(*serving, user)
+    for transport in loop._selector_transports():
+        yield _socket(transport)
 
 
-def _server(listener: Any) -> OpenTransport:
-    sock = listener._sock
+def _server(sock: Any, server: Any, listener: Any) -> OpenTransport:
     address = None
     with contextlib.suppress(OSError):
         address = sock.getsockname()
-    server = getattr(listener, "_server", None)
     traceback = getattr(listener, "_source_traceback", None)
     return OpenTransport("server", server, sock.fileno(), address, None, traceback)
 
@@ -125,7 +128,9 @@ def _subprocess(transport: Any) -> OpenTransport:
 def _socket(transport: Any) -> OpenTransport:
     kind, shown = "socket", transport
     sock = transport.get_extra_info("socket")
-    if isinstance(transport, _core.DatagramTransport):
+    if isinstance(transport, _core.DatagramTransport) or is_selector_datagram(
+        transport
+    ):
         kind = {"TCP": "UDP", "Unix": "Unix datagram"}.get(
             _KINDS.get(sock.family, ""), "datagram"
         )

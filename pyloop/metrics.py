@@ -103,7 +103,8 @@ class Metrics:
     servers, add_reader(), sock_*. The loop's own are left out."""
 
     bytes_in: int
-    """Bytes received: by transports and sock_*; of TLS, the encrypted ones."""
+    """Bytes received: by transports and sock_*; of TLS, the encrypted ones. Here and
+    below, without those of transports over sockets with methods of their own."""
     bytes_out: int
     """Bytes that the kernel took, likewise, sendfile() included."""
     messages_in: int
@@ -154,6 +155,7 @@ def read(loop: Loop) -> Metrics:
         figures["busy_seconds"] + figures["idle_seconds"],
     )
     slowest = sorted(figures.pop("slowest"), key=lambda pair: -pair[1])
+    figures["transports"] += len(loop._selector_transports())
     figures["descriptors"] = max(figures["descriptors"] - loop._internal_fds, 0)
     executor = loop._default_executor
     queue = getattr(executor, "_work_queue", None) if executor is not None else None

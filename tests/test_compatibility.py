@@ -10,6 +10,7 @@ import gc
 import inspect
 import pathlib
 import re
+import selectors
 import signal
 import socket
 import types
@@ -195,32 +196,6 @@ async def test_a_closed_transport_takes_no_protocol(loop):
 
 
 @on_loop
-async def test_the_methods_of_a_socket_s_subclass_are_not_called(loop):
-    called = []
-
-    class Own(socket.socket):
-        def recv(self, *args):
-            called.append("recv")
-            return super().recv(*args)
-
-        def send(self, *args):
-            called.append("send")
-            return super().send(*args)
-
-    near, far = socket.socketpair()
-    with far:
-        reader, writer = await asyncio.open_connection(sock=Own(fileno=near.detach()))
-        writer.write(b"question")
-        assert far.recv(100) == b"question"
-        far.sendall(b"answer")
-        assert await reader.readexactly(6) == b"answer"
-        assert isinstance(writer.get_extra_info("socket")._sock, Own)
-        writer.close()
-        await writer.wait_closed()
-    assert called == []
-
-
-@on_loop
 async def test_coroutines_made_in_c(loop):
     with support.socket_pair() as (left, _):
         for coroutine in (loop.sock_recv(left, 1), loop.getaddrinfo("::1", 1)):
@@ -242,10 +217,15 @@ async def test_repr_names(loop):
 
 
 @on_loop
-async def test_the_selector_has_select_only(loop):
+async def test_the_selector_has_select_and_get_key_only(loop):
     async with connected() as (transport, _, _):
         assert not hasattr(loop._selector, "get_map")
-        assert not hasattr(loop, "_transports")
+        key = loop._selector.get_key(transport._sock_fd)
+        assert key.events == selectors.EVENT_READ and key.data is None
+        transport.pause_reading()
+        with pytest.raises(KeyError, match="is not registered"):
+            loop._selector.get_key(transport.get_extra_info("socket"))
+        assert not loop._transports
         for name in ("_buffer", "_read_ready", "_write_ready"):
             assert not hasattr(transport, name)
 

@@ -543,3 +543,15 @@ async def test_callbacks_that_fail_at_the_end_are_reported(loop):
         assert errors.exceptions == [error]
         assert transport.get_extra_info("socket").fileno() == -1
         assert peer.recv(1) == b""
+
+
+@on_loop
+async def test_a_user_s_reader_while_it_closes(loop):
+    """The descriptor is free for others once the transport closes."""
+    async with connected() as (transport, _, _):
+        fill(transport)
+        fd = transport.get_extra_info("socket").fileno()
+        transport.close()
+        loop.add_reader(fd, print)
+        assert loop.remove_reader(fd) is True
+        assert loop.remove_reader(fd) is False

@@ -105,6 +105,7 @@
     X(feed_data)                                                                       \
     X(fileno)                                                                          \
     X(_finished)                                                                       \
+    X(_find_transport)                                                                 \
     X(flags)                                                                           \
     X(Future)                                                                          \
     X(_get)                                                                            \
@@ -132,6 +133,8 @@
     X(_loop)                                                                           \
     X(loop)                                                                            \
     X(_make_cancelled_error)                                                           \
+    X(_make_selector_datagram)                                                         \
+    X(_make_selector_socket)                                                           \
     X(_make_socket_transport)                                                          \
     X(_maxsize)                                                                        \
     X(message)                                                                         \
@@ -186,6 +189,7 @@
     X(_sslobj)                                                                         \
     X(_start)                                                                          \
     X(_start_reading)                                                                  \
+    X(_start_selector_serving)                                                         \
     X(_start_shutdown)                                                                 \
     X(_state)                                                                          \
     X(_step_aside)                                                                     \

@@ -16,14 +16,33 @@ on_handle_ready(LoopObject *Py_UNUSED(loop), PyObject *owner)
     return ((HandleObject *)owner)->cancelled ? 1 : handle_run((HandleObject *)owner);
 }
 
+/* The transport that has claimed fd. New reference, NULL without, also with an exception. */
+static PyObject *
+fd_transport(LoopObject *self, int fd)
+{
+    FdEntry *entry = fds_entry(self, fd);
+    if (entry == NULL || entry->transport != NULL || !entry->asyncios) {
+        return entry != NULL ? Py_XNewRef(entry->transport) : NULL;
+    }
+    PyObject *number = PyLong_FromLong(fd);
+    PyObject *transport =
+        number != NULL
+            ? call_method1((PyObject *)self, self->state->str__find_transport, number)
+            : NULL;
+    Py_XDECREF(number);
+    if (transport == Py_None) {
+        Py_CLEAR(transport); /* it is gone, and asyncio knows it by a weak reference */
+    }
+    return transport;
+}
+
 int
 fd_check_no_transport(LoopObject *self, int fd, PyObject *fileobj)
 {
-    FdEntry *entry = fds_entry(self, fd);
-    if (entry == NULL || entry->transport == NULL) {
-        return 0;
+    PyObject *transport = fd_transport(self, fd);
+    if (transport == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
     }
-    PyObject *transport = Py_NewRef(entry->transport);
     PyObject *closing = call_method0(transport, self->state->str_is_closing);
     int free_to_use = closing != NULL ? PyObject_IsTrue(closing) : -1;
     Py_XDECREF(closing);
@@ -143,7 +162,8 @@ fd_remove(LoopObject *self, unsigned int direction, PyObject *fileobj,
     FdEntry *entry = fds_entry(self, fd);
     PyObject *owner =
         entry != NULL ? entry->slots[direction == FD_READ ? 0 : 1].owner : NULL;
-    if (owner == NULL || entry->transport != NULL) {
+    if (owner == NULL ||
+        (entry->transport != NULL && !handle_check(self->state, owner))) {
         Py_RETURN_FALSE; /* a transport's own watch is not the user's to remove */
     }
     fd_drop_replaced(self, fds_unwatch(self, fd, direction, false));
@@ -232,6 +252,36 @@ fd_ensure_no_transport(PyObject *op, PyObject *fileobj)
         return NULL;
     }
     Py_RETURN_NONE;
+}
+
+/* _claim(fd): for a transport of asyncio's own. */
+PyObject *
+fd_claim(PyObject *op, PyObject *number)
+{
+    LoopObject *self = (LoopObject *)op;
+    int fd = args_descriptor(self->state->str_fileno, number);
+    if (fd < 0 || fds_set_asyncios(self, fd) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* _watched(fd): what of it somebody waits for, as bits: FD_READ, FD_WRITE. */
+PyObject *
+fd_watched(PyObject *op, PyObject *number)
+{
+    LoopObject *self = (LoopObject *)op;
+    int fd = args_descriptor(self->state->str_fileno, number);
+    if (fd < 0) {
+        return NULL;
+    }
+    FdEntry *entry = fds_entry(self, fd);
+    long watched = 0;
+    if (entry != NULL) {
+        watched = (entry->slots[0].owner != NULL ? FD_READ : 0) |
+                  (entry->slots[1].owner != NULL ? FD_WRITE : 0);
+    }
+    return PyLong_FromLong(watched);
 }
 
 /* Appends what is there. 0, or -1. */

@@ -207,6 +207,7 @@ fds_forget(LoopObject *loop, int fd)
     entry->identity = NULL;
     entry->transport = NULL;
     entry->lent = false;
+    entry->asyncios = false;
     entry->pending = 0;
     for (size_t i = 0; i < Py_ARRAY_LENGTH(drop); i++) {
         Py_XDECREF(drop[i]);
@@ -265,6 +266,18 @@ fds_set_transport(LoopObject *loop, int fd, PyObject *transport)
     }
     entry->transport = transport;
     entry->lent = false;
+    entry->asyncios = false;
+    return 0;
+}
+
+int
+fds_set_asyncios(LoopObject *loop, int fd)
+{
+    FdEntry *entry = loop_check_closed(loop) == 0 ? fds_entry_make(loop, fd) : NULL;
+    if (entry == NULL) {
+        return -1;
+    }
+    entry->asyncios = true;
     return 0;
 }
 

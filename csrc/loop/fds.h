@@ -40,6 +40,7 @@ typedef struct {
     uint8_t armed;   /* FD_* that the kernel watches for us */
     uint8_t pending; /* FD_* seen and not yet dispatched */
     bool lent;       /* the transport lets a sock_* operation use its descriptor */
+    bool asyncios; /* a transport of asyncio's own claimed it: loop._transports knows */
 } FdEntry;
 
 typedef struct FdPoller FdPoller;
@@ -120,6 +121,10 @@ void fds_leave(LoopObject *loop, int fd, PyObject *owner);
 
 /* Claims fd for a transport (NULL: gives it up). 0, or -1 with MemoryError. */
 int fds_set_transport(LoopObject *loop, int fd, PyObject *transport);
+
+/* The same for a transport of asyncio's own (pyloop/_selector.py), which is not the owner
+ * of what it has watched. 0, or -1 with an exception. */
+int fds_set_asyncios(LoopObject *loop, int fd);
 
 /* For pollers: an event of (fd, generation). Cannot fail: room was reserved. */
 void fds_record(LoopObject *loop, int fd, uint32_t generation, unsigned int mask);

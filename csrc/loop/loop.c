@@ -669,6 +669,8 @@ LOCKED_KEYWORDS(fd_private_add_writer)
 LOCKED_O(fd_private_remove_reader)
 LOCKED_O(fd_private_remove_writer)
 LOCKED_O(fd_ensure_no_transport)
+LOCKED_O(fd_claim)
+LOCKED_O(fd_watched)
 LOCKED_NOARGS(fd_users)
 LOCKED_KEYWORDS(socket_make_transport)
 LOCKED_KEYWORDS(pipe_make_reader)
@@ -745,6 +747,12 @@ static PyMethodDef loop_methods[] = {
     {"_remove_reader", LOCKED(fd_private_remove_reader), METH_O, NULL},
     {"_remove_writer", LOCKED(fd_private_remove_writer), METH_O, NULL},
     {"_ensure_fd_no_transport", LOCKED(fd_ensure_no_transport), METH_O, NULL},
+    {"_claim", LOCKED(fd_claim), METH_O,
+     "_claim($self, fd, /)\n--\n\n"
+     "From now on _find_transport() knows the transport of a descriptor."},
+    {"_watched", LOCKED(fd_watched), METH_O,
+     "_watched($self, fd, /)\n--\n\n"
+     "What of a descriptor is watched: selectors' EVENT_READ, EVENT_WRITE, or 0."},
     {"_users", LOCKED(fd_users), METH_NOARGS,
      "_users($self)\n--\n\n"
      "The transports of descriptors, and what waits for descriptors, as a list."},

@@ -238,6 +238,8 @@ PyObject *fd_private_add_writer(PyObject *op, PyObject *const *args, Py_ssize_t 
 PyObject *fd_private_remove_reader(PyObject *op, PyObject *fileobj);
 PyObject *fd_private_remove_writer(PyObject *op, PyObject *fileobj);
 PyObject *fd_ensure_no_transport(PyObject *op, PyObject *fileobj);
+PyObject *fd_claim(PyObject *op, PyObject *number);
+PyObject *fd_watched(PyObject *op, PyObject *number);
 PyObject *fd_users(PyObject *op, PyObject *ignored);
 int fd_check_no_transport(LoopObject *self, int fd, PyObject *fileobj);
 

@@ -47,6 +47,22 @@ sockets_kind(PyloopState *state, PyObject *sock, SocketKind *kind)
     return sockets_number(sock, state->str_proto, &kind->proto);
 }
 
+PyObject *
+sockets_leave(PyloopState *state, PyObject *loop, PyObject *sock, PyObject *name,
+              PyObject *const *args, size_t nargs)
+{
+    enum { MOST = 8 };
+    PyObject *values[1 + MOST] = {loop};
+    if (Py_IS_TYPE(sock, (PyTypeObject *)state->SocketType)) {
+        return Py_NewRef(Py_None);
+    }
+    assert(nargs <= MOST);
+    for (size_t i = 0; i < nargs; i++) {
+        values[1 + i] = args[i] != NULL ? args[i] : Py_None;
+    }
+    return call_method(name, values, 1 + nargs);
+}
+
 static PyObject *
 sockets_make(PyObject *cls, const SocketKind *kind, int fd)
 {

@@ -29,6 +29,13 @@ PyObject *sockets_wrap(PyloopState *state, const SocketKind *kind, int fd);
  * socket that is closed. */
 PyObject *sockets_lend(PyloopState *state, const SocketKind *kind, int fd);
 
+/* A socket that is not exactly a socket.socket may have methods of its own, which asyncio's
+ * transports call: asks loop.name(*args), whose arguments (NULL: not given) have sock among
+ * them, to make what serves it (pyloop/_selector.py). New reference to that; to None where
+ * it is for us; or NULL. */
+PyObject *sockets_leave(PyloopState *state, PyObject *loop, PyObject *sock,
+                        PyObject *name, PyObject *const *args, size_t nargs);
+
 /* socket(2): non-blocking and not inherited; -1 with errno. */
 int sockets_open(const SocketKind *kind);
 

@@ -68,7 +68,8 @@ static int
 sockop_check_no_transport(SockOpObject *self)
 {
     FdEntry *entry = fds_entry(self->coro.loop, self->fd);
-    if (entry == NULL || entry->transport == NULL || entry->lent) {
+    if (entry == NULL || entry->lent ||
+        (entry->transport == NULL && !entry->asyncios)) {
         return 0;
     }
     PyObject *number = PyLong_FromLong(self->fd);

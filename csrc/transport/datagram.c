@@ -159,6 +159,13 @@ datagram_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         loop_check_closed(loop) < 0) {
         return NULL;
     }
+    PyObject *made = sockets_leave(loop->state, op, given[0],
+                                   loop->state->str__make_selector_datagram, given,
+                                   Py_ARRAY_LENGTH(given));
+    if (made != Py_None) {
+        return made;
+    }
+    Py_DECREF(made);
     int fd = args_descriptor(loop->state->str_fileno, given[0]);
     if (fd < 0 || fd_check_no_transport(loop, fd, given[0]) < 0) {
         return NULL;

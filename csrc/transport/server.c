@@ -362,6 +362,14 @@ listener_start_serving(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         loop_check_closed(loop) < 0) {
         return NULL;
     }
+    PyObject *served =
+        sockets_leave(loop->state, op, given[ARG_SOCK],
+                      loop->state->str__start_selector_serving, given, ARG_COUNT);
+    if (served != Py_None) {
+        Py_XDECREF(served);
+        return served != NULL ? Py_NewRef(Py_None) : NULL;
+    }
+    Py_DECREF(served);
     PyTypeObject *tp = loop->state->ListenerType;
     ListenerObject *self = (ListenerObject *)tp->tp_alloc(tp, 0);
     if (self == NULL) {

@@ -191,9 +191,17 @@ socket_make_transport(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         loop_check_closed(loop) < 0) {
         return NULL;
     }
-    int fd = socket_check_plain(state, given[0]) == 0
-                 ? args_descriptor(state->str_fileno, given[0])
-                 : -1;
+    if (socket_check_plain(state, given[0]) < 0) {
+        return NULL;
+    }
+    PyObject *made =
+        sockets_leave(state, op, given[0], state->str__make_selector_socket, given,
+                      Py_ARRAY_LENGTH(given));
+    if (made != Py_None) {
+        return made;
+    }
+    Py_DECREF(made);
+    int fd = args_descriptor(state->str_fileno, given[0]);
     if (fd < 0 || fd_check_no_transport(loop, fd, given[0]) < 0 ||
         sockets_kind(state, given[0], &kind) < 0) {
         return NULL;

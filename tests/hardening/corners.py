@@ -286,6 +286,40 @@ def socket_methods(w: World):
     assert buffer[:3] == b"efc"
 
 
+class Own(socket.socket):
+    """One that asyncio's own transports read and accept on."""
+
+    def recv(self, size):
+        return super().recv(size)
+
+    def accept(self):
+        return super().accept()
+
+
+@scenario
+def sockets_with_methods_of_their_own(w: World):
+    left, right = w.pair()
+    own = w.close_later(Own(fileno=os.dup(left.fileno())))
+    listener = w.close_later(Own())
+    listener.bind(("127.0.0.1", 0))
+    for sock in (own, listener):
+        sock.setblocking(False)
+    listener.listen()
+    loop = w.loop
+    with w.armed():
+        transport = loop._make_socket_transport(own, asyncio.Protocol())
+        raises(RuntimeError, loop.add_reader, own, target)
+        raises(RuntimeError, loop.sock_recv(own, 1).send, None)
+        right.send(b"abc")
+        w.run_once()
+        repr(transport)
+        transport.abort()
+        w.run_once()
+        w.run_once()
+        loop._start_serving(asyncio.Protocol, listener)
+        loop._stop_serving(listener)
+
+
 @scenario
 def tls_sockets_refused(w: World):
     left, _ = w.pair(socket.AF_INET)

@@ -4,11 +4,6 @@
 does not differ any more is an error; those of SOMETIMES depend on the moment.
 """
 
-_OWN_RECV = (
-    "a socket's subclass with a recv() and send() of its own: pyloop reads and writes "
-)
-_OWN_RECV += "the descriptor itself, and does not call them"
-
 KNOWN = {
     "uvicorn": {
         # What they test is which class the configuration chooses.
@@ -21,10 +16,6 @@ KNOWN = {
         "tests/test_config.py::test_get_loop_factory[asyncio-_UnixSelectorEventLoop]": (
             "asks whether loop='asyncio' makes a loop of asyncio's own class"
         ),
-    },
-    "websockets": {
-        f"tests/legacy/test_client_server.py::{kind}::test_explicit_socket": _OWN_RECV
-        for kind in ("ClientServerTests", "SecureClientServerTests")
     },
 }
 
