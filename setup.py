@@ -80,6 +80,7 @@ SOURCES = (
     "csrc/transport/reader.c",
     "csrc/transport/readops.c",
     "csrc/transport/tls.c",
+    "csrc/transport/tls_facts.c",
     "csrc/transport/tls_write.c",
     "csrc/transport/write.c",
     "csrc/transport/lend.c",

@@ -38,7 +38,8 @@ module_exec(PyObject *module)
     if (err != 0) {
         return errors_raise_errno(err);
     }
-    if (state_init(state) < 0 || sockets_init(state) < 0 || running_init(state) < 0) {
+    if (state_init(state) < 0 || sockets_init(state) < 0 || running_init(state) < 0 ||
+        tls_init(state) < 0) {
         return -1;
     }
     for (size_t i = 0; i < Py_ARRAY_LENGTH(type_table); i++) {
@@ -61,6 +62,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
 static int
 module_clear(PyObject *module)
 {
+    tls_clear(state_of_module(module));
     state_clear(state_of_module(module));
     return 0;
 }

@@ -584,6 +584,9 @@ class AccelFunction:
     def __get__(self, instance: Any, owner: Any = None, /) -> Any: ...
 
 @final
+class TLSFacts: ...
+
+@final
 class AccelGather:
     __qualname__: str
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...

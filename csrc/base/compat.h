@@ -246,4 +246,47 @@ PyDict_GetItemRef(PyObject *dict, PyObject *key, PyObject **result)
 }
 #endif
 
+/* How a change of a dict is noticed: by its version before 3.12, by a watcher from then on,
+ * and not at all where another thread may be changing it. */
+#ifdef Py_GIL_DISABLED
+enum { PYLOOP_DICTS_TELL = 0 };
+#else
+enum { PYLOOP_DICTS_TELL = 1 };
+#endif
+#if PY_VERSION_HEX < 0x030C0000
+typedef int PyDict_WatchEvent;
+typedef int (*PyDict_WatchCallback)(PyDict_WatchEvent event, PyObject *dict,
+                                    PyObject *key, PyObject *value);
+
+static inline int
+PyDict_AddWatcher(PyDict_WatchCallback Py_UNUSED(callback))
+{
+    return 0;
+}
+
+static inline int
+PyDict_ClearWatcher(int Py_UNUSED(watcher))
+{
+    return 0;
+}
+
+static inline int
+PyDict_Watch(int Py_UNUSED(watcher), PyObject *Py_UNUSED(dict))
+{
+    return 0;
+}
+
+static inline uint64_t
+PYLOOP_DICT_VERSION(PyObject *dict)
+{
+    return ((PyDictObject *)dict)->ma_version_tag;
+}
+#else
+static inline uint64_t
+PYLOOP_DICT_VERSION(PyObject *Py_UNUSED(dict))
+{
+    return 0;
+}
+#endif
+
 #endif

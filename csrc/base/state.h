@@ -28,6 +28,7 @@
     X(TransportOp, transportop)                                                        \
     X(StreamReader, streamreader)                                                      \
     X(TLSTransport, tlstransport)                                                      \
+    X(TLSFacts, tlsfacts)                                                              \
     X(ReadOp, readop)                                                                  \
     X(NameQuery, namequery)                                                            \
     X(Watcher, watcher)                                                                \
@@ -152,6 +153,7 @@
     X(proto)                                                                           \
     X(protocol)                                                                        \
     X(_put)                                                                            \
+    X(_pyloop_facts)                                                                   \
     X(_putters)                                                                        \
     X(_queue)                                                                          \
     X(read)                                                                            \
@@ -318,6 +320,7 @@ typedef struct {
     Watched watched[WATCHED_COUNT];
     RunningLoops *running; /* owned: loop/running.c */
     size_t held_plain;     /* the sum of all loops' of that name */
+    int tls_watcher;       /* tls_facts.c: of dicts, plus one; 0: there is none */
     Py_ssize_t
         sock_fd_offset; /* sockets.c: of the descriptor in a socket object, or 0 */
 #define X(n) Py_ssize_t live_##n;

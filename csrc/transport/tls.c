@@ -21,6 +21,7 @@ tls_view_drop(TlsView *view)
 {
     Py_CLEAR(view->protocol);
     Py_CLEAR(view->dict);
+    Py_CLEAR(view->facts);
     Py_CLEAR(view->phase);
     Py_CLEAR(view->ssl);
     Py_CLEAR(view->incoming);
@@ -29,10 +30,11 @@ tls_view_drop(TlsView *view)
 
 /* The _ssl object behind exactly an ssl.SSLObject: new reference, or NULL. */
 static PyObject *
-tls_ssl_of(PyloopState *state, PyObject *dict)
+tls_ssl_of(TlsView *view)
 {
+    PyloopState *state = view->state;
     PyObject *object = NULL, *ssl = NULL, *own = NULL;
-    if (reader_get(dict, state->str__sslobj, &object) > 0 &&
+    if (tls_get(view, TLS_SSL_OBJECT, &object) > 0 &&
         Py_IS_TYPE(object, state->watched[WATCHED_SSL_OBJECT].type)) {
         own = PyObject_GenericGetDict(object, NULL);
     }
@@ -45,7 +47,7 @@ tls_ssl_of(PyloopState *state, PyObject *dict)
 }
 
 bool
-tls_view(PyloopState *state, PyObject *protocol, PyObject *name, PyObject *name2,
+tls_view(PyloopState *state, PyObject *protocol, TlsItem function, TlsItem function2,
          TlsView *view)
 {
     if (!Py_IS_TYPE(protocol, state->watched[WATCHED_SSL_PROTOCOL].type) ||
@@ -57,13 +59,13 @@ tls_view(PyloopState *state, PyObject *protocol, PyObject *name, PyObject *name2
     *view = (TlsView){.state = state, .protocol = Py_NewRef(protocol)};
     PyObject *own = NULL;
     view->dict = PyObject_GenericGetDict(protocol, NULL);
-    bool may = view->dict != NULL &&
-               reader_get(view->dict, state->str__state, &view->phase) > 0 &&
-               reader_get(view->dict, name, &own) == 0 &&
-               reader_get(view->dict, name2, &own) == 0 &&
-               reader_get(view->dict, state->str__incoming, &view->incoming) > 0 &&
-               reader_get(view->dict, state->str__outgoing, &view->outgoing) > 0 &&
-               (view->ssl = tls_ssl_of(state, view->dict)) != NULL;
+    view->facts = view->dict != NULL ? tls_facts_of(state, view->dict) : NULL;
+    bool may = view->dict != NULL && tls_get(view, TLS_STATE, &view->phase) > 0 &&
+               tls_get(view, function, &own) == 0 &&
+               tls_get(view, function2, &own) == 0 &&
+               tls_get(view, TLS_INCOMING, &view->incoming) > 0 &&
+               tls_get(view, TLS_OUTGOING, &view->outgoing) > 0 &&
+               (view->ssl = tls_ssl_of(view)) != NULL;
     Py_XDECREF(own);
     if (!may) {
         tls_view_drop(view);
@@ -90,19 +92,6 @@ tls_pending(PyloopState *state, PyObject *bio)
     Py_ssize_t count = pending != NULL ? PyLong_AsSsize_t(pending) : -1;
     Py_XDECREF(pending);
     return count;
-}
-
-Py_ssize_t
-tls_number(TlsView *view, PyObject *name)
-{
-    PyObject *value;
-    Py_ssize_t number = -1;
-    if (reader_get(view->dict, name, &value) > 0 && PyLong_CheckExact(value)) {
-        number = PyLong_AsSsize_t(value);
-    }
-    Py_XDECREF(value);
-    PyErr_Clear(); /* asyncio's function compares it, whatever it is */
-    return number;
 }
 
 bool
@@ -211,7 +200,7 @@ tls_deliver(LoopObject *loop, TlsView *view, PyObject *data)
 {
     PyObject *app;
     PyloopState *state = view->state;
-    int rc = reader_get(view->dict, state->str__app_protocol, &app);
+    int rc = tls_get(view, TLS_APP_PROTOCOL, &app);
     if (rc <= 0) {
         return rc; /* deleted: nobody to deliver to */
     }
@@ -235,7 +224,7 @@ tls_after_reading(StreamObject *self, TlsView *view)
 {
     PyloopState *state = view->state;
     PyObject *backlog;
-    int rc = reader_get(view->dict, state->str__write_backlog, &backlog);
+    int rc = tls_get(view, TLS_BACKLOG, &backlog);
     if (rc < 0) {
         return -1;
     }
@@ -252,8 +241,8 @@ tls_after_reading(StreamObject *self, TlsView *view)
     if (size < 0) {
         return -1;
     }
-    if (size >= tls_number(view, state->str__incoming_high_water) ||
-        reader_flag(view->dict, state->str__ssl_reading_paused)) {
+    if (size >= tls_number(view, TLS_INCOMING_HIGH) ||
+        tls_flag(view, TLS_SSL_READING_PAUSED)) {
         return tls_call(view, state->str__control_ssl_reading);
     }
     return 0;
@@ -266,8 +255,7 @@ tls_do_read(StreamObject *self, TlsView *view, Py_ssize_t there)
     PyloopState *state = view->state;
     PyObject *data;
     bool eof;
-    if (reader_flag(view->dict, state->str__app_reading_paused) ||
-        reader_flag(view->dict, state->str__app_protocol_is_buffer)) {
+    if (tls_flag(view, TLS_APP_READING_PAUSED) || tls_flag(view, TLS_APP_IS_BUFFER)) {
         return tls_call(view, state->str__do_read);
     }
     int rc = tls_decrypt(view, there, &data, &eof);
@@ -293,8 +281,9 @@ tls_adopt(TlsView *view)
 {
     PyloopState *state = view->state;
     PyObject *transport;
-    if (reader_get(view->dict, state->str__app_transport, &transport) > 0 &&
+    if (tls_get(view, TLS_APP_TRANSPORT, &transport) > 0 &&
         Py_IS_TYPE(transport, state->watched[WATCHED_SSL_TRANSPORT].type)) {
+        tls_facts_begin(view);
         (void)PyObject_SetAttr(transport, state->str___class__,
                                (PyObject *)state->TLSTransportType);
     }
@@ -344,8 +333,7 @@ tls_read(StreamObject *self)
 {
     PyloopState *state = self->loop->state;
     TlsView view;
-    if (!tls_view(state, self->protocol, state->str_buffer_updated, state->str__do_read,
-                  &view)) {
+    if (!tls_view(state, self->protocol, TLS_BUFFER_UPDATED, TLS_DO_READ, &view)) {
         return 0;
     }
     if (view.phase == state->tls_wrapped) {

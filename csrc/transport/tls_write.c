@@ -46,7 +46,7 @@ tls_send(TlsView *view, StreamObject *stream, PyObject *data, StreamHold how)
     }
     PyloopState *state = view->state;
     PyObject *transport = NULL, *done = NULL;
-    int rc = reader_get(view->dict, state->str__transport, &transport);
+    int rc = tls_get(view, TLS_TRANSPORT, &transport);
     if (rc == 0) { /* says so, as asyncio's function does */
         transport = PyObject_GetAttr(view->protocol, state->str__transport);
     }
@@ -62,7 +62,7 @@ int
 tls_process_outgoing(TlsView *view, StreamObject *stream, StreamHold how)
 {
     PyloopState *state = view->state;
-    if (reader_flag(view->dict, state->str__ssl_writing_paused)) {
+    if (tls_flag(view, TLS_SSL_WRITING_PAUSED)) {
         return tls_call(view, state->str__process_outgoing);
     }
     PyObject *data = call_method0(view->outgoing, state->str_read);
@@ -71,10 +71,9 @@ tls_process_outgoing(TlsView *view, StreamObject *stream, StreamHold how)
     if (rc < 0) {
         return -1;
     }
-    Py_ssize_t size = tls_number(view, state->str__write_buffer_size);
-    Py_ssize_t high = tls_number(view, state->str__outgoing_high_water);
-    if (size < 0 || size >= high ||
-        reader_flag(view->dict, state->str__app_writing_paused)) {
+    Py_ssize_t size = tls_size(view);
+    Py_ssize_t high = tls_number(view, TLS_OUTGOING_HIGH);
+    if (size < 0 || size >= high || tls_flag(view, TLS_APP_WRITING_PAUSED)) {
         return tls_call(view, state->str__control_app_writing);
     }
     return 0;
@@ -113,7 +112,7 @@ tls_queue(TlsView *view, PyObject *backlog, PyObject *data, Py_ssize_t done)
 {
     PyloopState *state = view->state;
     Py_ssize_t length = PyBytes_GET_SIZE(data) - done;
-    Py_ssize_t before = tls_number(view, state->str__write_buffer_size);
+    Py_ssize_t before = tls_size(view);
     PyObject *size = PyLong_FromSsize_t(Py_MAX(before, 0) + length);
     PyObject *rest = done == 0
                          ? Py_NewRef(data)
@@ -121,9 +120,7 @@ tls_queue(TlsView *view, PyObject *backlog, PyObject *data, Py_ssize_t done)
     PyObject *added = size != NULL && rest != NULL
                           ? call_method1(backlog, state->str_append, rest)
                           : NULL;
-    /* The key is there: nothing is allocated. */
-    bool failed = added == NULL ||
-                  PyDict_SetItem(view->dict, state->str__write_buffer_size, size);
+    bool failed = added == NULL || tls_set_size(view, size) < 0;
     Py_XDECREF(size);
     Py_XDECREF(rest);
     Py_XDECREF(added);
@@ -166,11 +163,10 @@ tls_write_now(TlsView *view, PyObject *backlog, StreamObject *stream, PyObject *
 static size_t
 tls_most(TlsView *view)
 {
-    PyloopState *state = view->state;
-    Py_ssize_t high = tls_number(view, state->str__outgoing_high_water);
-    if (high <= 0 || reader_flag(view->dict, state->str__app_reading_paused) ||
-        reader_flag(view->dict, state->str__app_writing_paused) ||
-        reader_flag(view->dict, state->str__ssl_writing_paused)) {
+    Py_ssize_t high = tls_number(view, TLS_OUTGOING_HIGH);
+    if (high <= 0 || tls_flag(view, TLS_APP_READING_PAUSED) ||
+        tls_flag(view, TLS_APP_WRITING_PAUSED) ||
+        tls_flag(view, TLS_SSL_WRITING_PAUSED)) {
         return 0;
     }
     return (size_t)Py_MIN(high - 1, TLS_RECORD);
@@ -183,9 +179,7 @@ tls_take_backlog(TlsView *view, PyObject *backlog)
 {
     PyloopState *state = view->state;
     PyObject *zero = PyLong_FromLong(0);
-    int rc = zero != NULL
-                 ? PyDict_SetItem(view->dict, state->str__write_buffer_size, zero)
-                 : -1;
+    int rc = zero != NULL ? tls_set_size(view, zero) : -1;
     Py_XDECREF(zero);
     PyObject *whole = rc < 0 ? NULL : PyBytes_FromStringAndSize(NULL, 0);
     Py_ssize_t left = whole != NULL ? PyObject_Size(backlog) : 0;
@@ -236,8 +230,8 @@ static bool
 tls_may_write(TlsView *view, StreamObject *stream, PyObject *backlog)
 {
     PyObject *phase = NULL;
-    bool wrapped = reader_get(view->dict, view->state->str__state, &phase) > 0 &&
-                   phase == view->state->tls_wrapped;
+    bool wrapped =
+        tls_get(view, TLS_STATE, &phase) > 0 && phase == view->state->tls_wrapped;
     Py_XDECREF(phase);
     return wrapped && (stream->plain > 0 || PyObject_Size(backlog) == 0);
 }
@@ -273,7 +267,7 @@ static int
 tls_release_view(TlsView *view, StreamObject *stream, bool drop)
 {
     PyObject *backlog;
-    int rc = reader_get(view->dict, view->state->str__write_backlog, &backlog);
+    int rc = tls_get(view, TLS_BACKLOG, &backlog);
     if (rc <= 0) {
         return rc; /* deleted: there is nothing */
     }
@@ -299,8 +293,7 @@ tls_release(StreamObject *self, bool drop)
     }
     TlsView view;
     int rc;
-    if (tls_view(state, protocol, state->str__write_appdata, state->str__do_write,
-                 &view)) {
+    if (tls_view(state, protocol, TLS_WRITE_APPDATA, TLS_DO_WRITE, &view)) {
         rc = tls_release_view(&view, self, drop);
         tls_view_drop(&view);
     }
@@ -342,8 +335,7 @@ tls_view_of(PyloopState *state, PyObject *op, TlsView *view)
     PyObject *protocol = NULL;
     bool may = dict != NULL &&
                reader_get(dict, state->str__ssl_protocol, &protocol) > 0 &&
-               tls_view(state, protocol, state->str__write_appdata,
-                        state->str__do_write, view);
+               tls_view(state, protocol, TLS_WRITE_APPDATA, TLS_DO_WRITE, view);
     Py_XDECREF(dict);
     Py_XDECREF(protocol);
     PyErr_Clear(); /* asyncio's function says what is wrong */
@@ -357,8 +349,8 @@ tls_write_view(TlsView *view, PyObject *data)
     PyObject *backlog = NULL, *transport = NULL;
     int rc = 0;
     if (view->phase == view->state->tls_wrapped &&
-        reader_get(view->dict, view->state->str__write_backlog, &backlog) > 0 &&
-        reader_get(view->dict, view->state->str__transport, &transport) >= 0) {
+        tls_get(view, TLS_BACKLOG, &backlog) > 0 &&
+        tls_get(view, TLS_TRANSPORT, &transport) >= 0) {
         StreamObject *stream = tls_stream(view, transport);
         if (stream != NULL) {
             LockHold hold;
@@ -408,7 +400,7 @@ tls_settle(PyloopState *state, PyObject *op)
     if (RACY_LOAD(state->held_plain) == 0 || !tls_view_of(state, op, &view)) {
         return;
     }
-    (void)reader_get(view.dict, state->str__transport, &transport);
+    (void)tls_get(&view, TLS_TRANSPORT, &transport);
     StreamObject *stream = tls_stream(&view, transport);
     if (stream != NULL) {
         LockHold hold;
