@@ -4,6 +4,7 @@ import shutil
 import signal
 import socket
 import ssl
+import sys
 
 import examplekit
 import pytest
@@ -25,6 +26,8 @@ READY = r"127\.0\.0\.1:(\d+) -> "
 def test_demo(loop_kind):
     if shutil.which("openssl") is None:
         pytest.skip("the openssl program is not installed")
+    if sys.version_info < (3, 11):
+        pytest.skip("TLS of Python 3.10 loses what is not read when the peer ends")
     assert examplekit.run(loop_kind, PROXY, "--demo") == DEMO
 
 
