@@ -213,17 +213,14 @@ semaphore_value(Locks *locks)
     return overflow == 0 ? value : -1;
 }
 
-/* self._value = value - 1 */
-static CoroStatus
-semaphore_take(AccelCoro *self, long value, PyObject **result)
+/* object._value = value. 0, or -1. */
+static int
+semaphore_set_value(PyloopState *state, PyObject *object, long value)
 {
-    PyloopState *state = self->coro.loop->state;
-    PyObject *left = PyLong_FromLong(value - 1);
-    int rc = left != NULL
-                 ? PyObject_SetAttr(self->args[LOCKS_SELF], state->str__value, left)
-                 : -1;
-    Py_XDECREF(left);
-    return rc < 0 ? CORO_ERROR : locks_true(result);
+    PyObject *number = PyLong_FromLong(value);
+    int rc = number != NULL ? PyObject_SetAttr(object, state->str__value, number) : -1;
+    Py_XDECREF(number);
+    return rc;
 }
 
 static CoroStatus
@@ -245,7 +242,9 @@ semaphore_start(AccelCoro *self, PyObject **result)
         status = accel_delegate(self);
     }
     else if (value > 0) {
-        status = semaphore_take(self, value, result);
+        status = semaphore_set_value(state, self->args[LOCKS_SELF], value - 1) < 0
+                     ? CORO_ERROR
+                     : locks_true(result);
     }
     else {
         status = locks_wait(self, &locks, result);
@@ -339,10 +338,7 @@ semaphore_add(PyloopState *state, PyObject *object, long least, long more)
     if (waiters != 0) {
         return waiters < 0 ? -1 : 0;
     }
-    PyObject *now = PyLong_FromLong(value + more);
-    int rc = now != NULL ? PyObject_SetAttr(object, state->str__value, now) : -1;
-    Py_XDECREF(now);
-    return rc < 0 ? -1 : 1;
+    return semaphore_set_value(state, object, value + more) < 0 ? -1 : 1;
 }
 
 /* acquire() of what need not be waited for, without a coroutine of its own. 1, 0: that is
