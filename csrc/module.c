@@ -42,6 +42,7 @@ module_exec(PyObject *module)
         tls_init(state) < 0) {
         return -1;
     }
+    metrics_load(state);
     for (size_t i = 0; i < Py_ARRAY_LENGTH(type_table); i++) {
         PyTypeObject *type = type_table[i].create(module);
         /* state owns it */
@@ -123,6 +124,14 @@ static PyMethodDef module_methods[] = {
      "trace(waits, creation, /)\n--\n\n"
      "Set whether loops call _about_to_block() before a wait without an end, and\n"
      "_task_created() for each new task; for pyloop.tasks."},
+    {"ticks", metrics_ticks, METH_NOARGS,
+     "ticks()\n--\n\n"
+     "Return the count that _born_ticks of a transport was taken from, as an int."},
+    {"seconds_since", metrics_seconds_since, METH_O,
+     "seconds_since(ticks, /)\n--\n\n"
+     "Return how many seconds ago ticks() returned that. Raises TypeError for what is "
+     "no\n"
+     "int, OverflowError for one that is out of range."},
     {NULL, NULL, 0, NULL},
 };
 

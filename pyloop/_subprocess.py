@@ -21,6 +21,7 @@ from asyncio import format_helpers, unix_events
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
+from pyloop import _core
 from pyloop._transports import created_at
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class SubprocessTransport(_UnixSubprocessTransport):  # type: ignore[misc]
     """The transport of a child process; an asyncio.SubprocessTransport."""
 
     _source_traceback: Any = None  # in debug mode where it was made
+    _born_ticks: int  # as of the core's transports
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._born_ticks = _core.ticks()
+        super().__init__(*args, **kwargs)
 
     def _connect_pipes(self, waiter: Connected) -> Connecting:
         """What asyncio makes a task of, as this is constructed."""

@@ -47,6 +47,8 @@ class OpenTransport:
     """Debug mode's stack of where it was made, innermost frame last; of a connection
     that a server accepted, and of a child's pipe, where the server or the child was
     made. None if debug mode was off then."""
+    age: float
+    """For how many seconds there has been this transport or server."""
 
     @property
     def created_at(self) -> FrameSummary | None:
@@ -64,6 +66,7 @@ class OpenTransport:
                 parts.append(_address(self.address))
             if self.peer:
                 parts.append(f"-> {_address(self.peer)}")
+        parts.append(f"age={_duration(self.age)}")
         return " ".join(parts) + _place(self.traceback)
 
 
@@ -104,7 +107,7 @@ def _open(loop: Any) -> Iterator[OpenTransport]:
                 if isinstance(user, _core.WritePipeTransport):
                     kind = "write pipe"
                 yield OpenTransport(
-                    kind, user, user._fileno, None, None, _traceback(user)
+                    kind, user, user._fileno, None, None, _traceback(user), _age(user)
                 )
         elif (serving := served_by(user)) is not None:
             yield _server(*serving, user)
@@ -117,12 +120,16 @@ def _server(sock: Any, server: Any, listener: Any) -> OpenTransport:
     with contextlib.suppress(OSError):
         address = sock.getsockname()
     traceback = getattr(listener, "_source_traceback", None)
-    return OpenTransport("server", server, sock.fileno(), address, None, traceback)
+    return OpenTransport(
+        "server", server, sock.fileno(), address, None, traceback, _age(listener)
+    )
 
 
 def _subprocess(transport: Any) -> OpenTransport:
     pid = transport.get_pid()
-    return OpenTransport("subprocess", transport, -1, None, pid, _traceback(transport))
+    return OpenTransport(
+        "subprocess", transport, -1, None, pid, _traceback(transport), _age(transport)
+    )
 
 
 def _socket(transport: Any) -> OpenTransport:
@@ -147,7 +154,24 @@ def _socket(transport: Any) -> OpenTransport:
         transport.get_extra_info("sockname"),
         transport.get_extra_info("peername"),
         _traceback(transport),
+        _age(transport),
     )
+
+
+def _age(made: Any) -> float:
+    return _core.seconds_since(made._born_ticks)
+
+
+def _duration(seconds: float) -> str:
+    """A length of time as people write it: 0.3s, 12s, 2h05m."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    minutes, whole = divmod(int(seconds), 60)
+    if minutes == 0:
+        return f"{whole}s"
+    if minutes < 60:
+        return f"{minutes}m{whole:02}s"
+    return f"{minutes // 60}h{minutes % 60:02}m"
 
 
 # -- where it was made --------------------------------------------------------------

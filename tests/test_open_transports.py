@@ -5,14 +5,17 @@ import contextlib
 import gc
 import inspect
 import os
+import re
 import socket
 import sys
+import time
 import warnings
 
 import pytest
 import support
 
 import pyloop
+from pyloop import _core, _transports
 
 pytestmark = pytest.mark.pyloop_only
 
@@ -34,6 +37,13 @@ def next_line():
 
 def kinds(loop):
     return sorted(found.kind for found in pyloop.open_transports(loop))
+
+
+def without_age(one):
+    """The text of an OpenTransport that was made within the last seconds."""
+    text, age = re.subn(r" age=\d+(\.\d)?s", "", str(one))
+    assert age == 1
+    return text
 
 
 def pipe_files():
@@ -86,7 +96,7 @@ def test_servers_and_connections(loop):
             assert one.peer == sock.getpeername()
             assert one.traceback is one.created_at is None
             host, port = one.address
-            assert str(one) == (
+            assert without_age(one) == (
                 f"TCP fd={one.fd} {host}:{port} -> {host}:{one.peer[1]}"
             )
             listening = found[id(server)]
@@ -158,7 +168,7 @@ def test_subprocesses(loop):
         assert kinds(loop) == ["subprocess", "write pipe"]
         by_kind = {one.kind: one for one in pyloop.open_transports(loop)}
         assert by_kind["subprocess"].peer == process.pid
-        assert str(by_kind["subprocess"]) == f"subprocess pid={process.pid}"
+        assert without_age(by_kind["subprocess"]) == f"subprocess pid={process.pid}"
         await process.communicate(b"\n")
         await until(lambda: not pyloop.open_transports(loop))
 
@@ -185,6 +195,81 @@ def test_several_loops(new_loop):
         support.spin(loop)
     loops[2].close()
     assert pyloop.open_transports(loops[2]) == []
+
+
+# --- for how long --------------------------------------------------------------------
+
+
+def test_ages(loop, certificates, tmp_path):
+    """Of every kind: from when it was made, by the clock that everybody has."""
+    contexts = certificates.server_context(), certificates.client_context()
+    path = str(tmp_path / "socket")
+
+    async def main():
+        async with contextlib.AsyncExitStack() as stack:
+            begin = time.monotonic()
+            await stack.enter_async_context(connected())
+            await stack.enter_async_context(connected(contexts))
+            server = await asyncio.start_unix_server(lambda *ends: None, path)
+            stack.callback(server.close)
+            ends = pipe_files()
+            left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            stack.callback(right.close)
+            pairs = [
+                await loop.create_datagram_endpoint(
+                    asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+                ),
+                await loop.create_datagram_endpoint(
+                    asyncio.DatagramProtocol, sock=left
+                ),
+                await loop.connect_read_pipe(asyncio.Protocol, ends[0]),
+                await loop.connect_write_pipe(asyncio.Protocol, ends[1]),
+            ]
+            for transport, _ in pairs:
+                stack.callback(transport.close)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE
+            )
+            made = time.monotonic()
+            await asyncio.sleep(0.2)
+            asked = time.monotonic()
+            found = pyloop.open_transports(loop)
+            end = time.monotonic()
+            assert {one.kind for one in found} == KINDS - {"Unix", "socket", "datagram"}
+            for one in found:
+                # The two clocks are compared since the module was loaded.
+                assert (asked - made) * 0.99 <= one.age <= (end - begin) * 1.01, one
+            await process.communicate(b"\n")
+        await until(lambda: not pyloop.open_transports(loop))
+
+    support.run(loop, main())
+
+
+KINDS = {
+    *("TCP", "Unix", "TLS", "socket", "UDP", "Unix datagram", "datagram"),
+    *("read pipe", "write pipe", "subprocess", "server"),
+}
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        *[(0.0, "0.0s"), (0.26, "0.3s"), (9.94, "9.9s"), (12.9, "12s"), (59.9, "59s")],
+        *[(60.0, "1m00s"), (119.9, "1m59s"), (3599.0, "59m59s"), (3600.0, "1h00m")],
+        *[(7507.0, "2h05m"), (360000.0, "100h00m")],
+    ],
+)
+def test_how_ages_are_written(seconds, text):
+    assert _transports._duration(seconds) == text
+
+
+def test_seconds_since_ticks():
+    begin = _core.ticks()
+    assert _core.seconds_since(begin) >= 0
+    assert _core.seconds_since(2**64 - 1) == 0  # yet to come: a counter stepped back
+    for wrong, error in [("1", TypeError), (-1, OverflowError), (2**64, OverflowError)]:
+        with pytest.raises(error):
+            _core.seconds_since(wrong)
 
 
 @pytest.mark.parametrize("wrong", [1, "loop", asyncio.SelectorEventLoop])

@@ -314,9 +314,10 @@ typedef struct {
     PyObject *context_keyword;      /* ("context",) */
     PyObject *original_getaddrinfo; /* socket.getaddrinfo as it was at import */
     PyObject *original_getnameinfo;
-    bool trace_waits;       /* _core.trace(): loops call _about_to_block() */
-    bool trace_creation;    /* and _task_created() */
-    bool future_inits_once; /* tasks.c found out: Python 3.15's does */
+    uint64_t loaded_ticks, loaded_ns; /* metrics.c: the clocks as it was loaded */
+    bool trace_waits;                 /* _core.trace(): loops call _about_to_block() */
+    bool trace_creation;              /* and _task_created() */
+    bool future_inits_once;           /* tasks.c found out: Python 3.15's does */
     Watched watched[WATCHED_COUNT];
     RunningLoops *running; /* owned: loop/running.c */
     size_t held_plain;     /* the sum of all loops' of that name */

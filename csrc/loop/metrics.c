@@ -445,6 +445,39 @@ metrics_read(PyObject *op, PyObject *Py_UNUSED(ignored))
     return dict;
 }
 
+/* ---- how long ago -------------------------------------------------------------------- */
+
+void
+metrics_load(PyloopState *state)
+{
+    metrics_both_clocks(&state->loaded_ticks, &state->loaded_ns);
+}
+
+/* _core.ticks() */
+PyObject *
+metrics_ticks(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromUnsignedLongLong(clock_ticks());
+}
+
+/* _core.seconds_since(ticks): of any time since the module was loaded, so that what both
+ * clocks have counted is never the shorter time. */
+PyObject *
+metrics_seconds_since(PyObject *module, PyObject *ticks)
+{
+    PyloopState *state = state_of_module(module);
+    unsigned long long begin = PyLong_AsUnsignedLongLong(ticks);
+    if (begin == (unsigned long long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    uint64_t now = 0, ns = 0;
+    metrics_both_clocks(&now, &ns);
+    double all = fmax((double)metrics_between(state->loaded_ticks, now), 1);
+    double share = fmin((double)metrics_between(begin, now) / all, 1);
+    return PyFloat_FromDouble((double)metrics_between(state->loaded_ns, ns) / 1e9 *
+                              share);
+}
+
 /* ---- the executor --------------------------------------------------------------------- */
 
 enum { JOB_LOOP, JOB_FUNCTION, JOB_SUBMITTED_NS };

@@ -15,6 +15,7 @@
 #include "base/compat.h"
 
 #include "base/lock.h"
+#include "base/state.h"
 #include "loop/clock.h"
 
 #include <uv.h>
@@ -94,6 +95,12 @@ void metrics_clear(LoopMetrics *metrics);
 /* `what`, a Handle or who waits for a descriptor, ran for so many ticks. Keeps an exception
  * that is set. */
 void metrics_slow(LoopObject *loop, PyObject *what, uint64_t ticks);
+
+/* As the module is loaded: from here on the two clocks are compared. */
+void metrics_load(PyloopState *state);
+/* Functions of the module. */
+PyObject *metrics_ticks(PyObject *module, PyObject *ignored);
+PyObject *metrics_seconds_since(PyObject *module, PyObject *ticks);
 
 /* Methods of Loop. */
 PyObject *metrics_read(PyObject *op, PyObject *ignored);

@@ -85,6 +85,7 @@ datagram_new(LoopObject *loop, int fd, PyObject *sock, PyObject *protocol,
     self->loop = (LoopObject *)Py_NewRef((PyObject *)loop);
     RACY_ADD(loop->state->live_datagrams, 1);
     self->fd = -1; /* until nothing can fail any more */
+    self->born_ticks = clock_ticks();
     self->protocol = Py_NewRef(protocol);
     self->high_water = FLOW_HIGH_WATER;
     self->low_water = FLOW_LOW_WATER;
@@ -662,6 +663,8 @@ static PyMemberDef datagram_members[] = {
      NULL},
     {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(DatagramObject, weakrefs),
      Py_READONLY, NULL},
+    {"_born_ticks", Py_T_ULONGLONG, offsetof(DatagramObject, born_ticks), Py_READONLY,
+     NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

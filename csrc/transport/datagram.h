@@ -69,7 +69,8 @@ typedef struct {
     DatagramQueue queue;  /* D2 */
     size_t queue_bytes;
     size_t high_water, low_water;
-    size_t max_size; /* of a datagram that is received: the rest is cut off */
+    size_t max_size;     /* of a datagram that is received: the rest is cut off */
+    uint64_t born_ticks; /* clock_ticks() as it was made */
 } DatagramObject;
 
 /* datagram.c */

@@ -39,7 +39,8 @@ typedef struct {
     SocketKind kind;
     long backlog;
     long expected; /* connections that wait when one does: how many are taken at once */
-    bool serving;  /* false once _stop_serving was called: an accept loop ends then */
+    uint64_t born_ticks; /* clock_ticks() as it was made */
+    bool serving; /* false once _stop_serving was called: an accept loop ends then */
 } ListenerObject;
 
 static int on_acceptable(LoopObject *loop, PyObject *owner);
@@ -379,6 +380,7 @@ listener_start_serving(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     self->loop = (LoopObject *)Py_NewRef((PyObject *)loop);
     RACY_ADD(loop->state->live_servers, 1);
     self->serving = true;
+    self->born_ticks = clock_ticks();
     int rc = listener_setup(self, given);
     if (rc == 0) {
         rc = listener_watch(self);
@@ -468,6 +470,8 @@ static PyMemberDef listener_members[] = {
     MEMBER("_sock", args[ARG_SOCK]),
     MEMBER("_server", args[ARG_SERVER]),
     {"__dictoffset__", Py_T_PYSSIZET, offsetof(ListenerObject, dict), Py_READONLY,
+     NULL},
+    {"_born_ticks", Py_T_ULONGLONG, offsetof(ListenerObject, born_ticks), Py_READONLY,
      NULL},
     {NULL, 0, 0, 0, NULL},
 };

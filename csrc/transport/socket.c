@@ -360,6 +360,8 @@ static PyMemberDef socket_members[] = {
     {"__dictoffset__", Py_T_PYSSIZET, offsetof(StreamObject, dict), Py_READONLY, NULL},
     {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(StreamObject, weakrefs), Py_READONLY,
      NULL},
+    {"_born_ticks", Py_T_ULONGLONG, offsetof(StreamObject, born_ticks), Py_READONLY,
+     NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -67,6 +67,7 @@ stream_alloc(LoopObject *loop, PyTypeObject *type, const StreamOps *ops,
     RACY_ADD(loop->state->live_transports, 1);
     self->ops = ops;
     self->fd = -1;
+    self->born_ticks = clock_ticks();
     self->phase = STREAM_OPENING;
     self->protocol = Py_NewRef(protocol);
     self->high_water = FLOW_HIGH_WATER;

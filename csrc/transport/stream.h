@@ -90,19 +90,20 @@ struct StreamObject {
     int fd;
     SocketKind kind;
     StreamPhase phase;
-    bool buffered;          /* a socket's protocol is a BufferedProtocol */
-    bool streams;           /* the protocol is exactly asyncio.StreamReaderProtocol */
-    bool tls;               /* the protocol is exactly asyncio's SSLProtocol */
-    bool paused;            /* pause_reading() */
-    bool read_eof;          /* the peer sent EOF and the protocol keeps the transport */
-    bool write_eof;         /* write_eof() */
-    bool protocol_paused;   /* pause_writing() was called */
-    bool lost;              /* S1 */
-    bool unreadable;        /* reading is never watched: a device that is written to */
-    unsigned int conn_lost; /* asyncio's: writes that were lost, and an end before */
+    bool buffered;        /* a socket's protocol is a BufferedProtocol */
+    bool streams;         /* the protocol is exactly asyncio.StreamReaderProtocol */
+    bool tls;             /* the protocol is exactly asyncio's SSLProtocol */
+    bool paused;          /* pause_reading() */
+    bool read_eof;        /* the peer sent EOF and the protocol keeps the transport */
+    bool write_eof;       /* write_eof() */
+    bool protocol_paused; /* pause_writing() was called */
+    bool lost;            /* S1 */
+    bool unreadable;      /* reading is never watched: a device that is written to */
+    uint64_t born_ticks;  /* clock_ticks() as it was made */
     size_t
         max_size; /* what one event reads at most; but never more than SCRATCH_SIZE */
     struct sockaddr_in6 peer; /* accept's address of an IP peer; family 0: none */
+    unsigned int conn_lost;   /* asyncio's: writes that were lost, and an end before */
     StreamAddress *names; /* extra.c, PyMem_RawMalloc: our own and the peer's, as they
                                * were when the descriptor closed; or NULL */
 
