@@ -640,7 +640,9 @@ def test_a_fork_begins_at_zero(loop):
             now = loop.metrics()
             good = fresh.callbacks == fresh.busy_seconds == fresh.lag.max == 0
             good = good and fresh.slowest == () and now.callbacks == 2
-            status = 0 if good and now.slowest == () else 1
+            # On a busy machine anything may be slow, but for what the parent called.
+            names = [slow.name for slow in now.slowest]
+            status = 0 if good and "spin_long" not in names else 1
         os._exit(status)
     os.close(writer)
     os.close(reader)
