@@ -10,6 +10,7 @@ import os
 import pickle
 import resource
 import socket
+import sys
 import threading
 import time
 
@@ -336,6 +337,20 @@ def test_a_slow_protocol_is_named_by_its_class(loop):
     entry = slow(loop.metrics(), "<locals>.Slow")
     assert entry.seconds >= 0.00299
     assert entry.where.startswith(__file__)
+
+
+def test_naming_what_is_slow_leaves_no_strings(loop):
+    """The interpreter's cache of types' attributes keeps each that it is asked for."""
+
+    async def steps(count):
+        for _ in range(count):
+            spin(0.0005)
+            await asyncio.sleep(0)
+
+    loop.run_until_complete(steps(3))
+    before = sys.getallocatedblocks()
+    loop.run_until_complete(steps(100))
+    assert sys.getallocatedblocks() - before < 50
 
 
 def test_what_names_keep_alive_goes_with_the_loop(loop_kind):

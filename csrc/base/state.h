@@ -43,6 +43,7 @@
     X(_accept_in_task)                                                                 \
     X(acquire)                                                                         \
     X(add_done_callback)                                                               \
+    X(ag_code)                                                                         \
     X(__anext__)                                                                       \
     X(_app_protocol)                                                                   \
     X(_app_protocol_is_buffer)                                                         \
@@ -78,7 +79,9 @@
     X(context)                                                                         \
     X(_control_app_writing)                                                            \
     X(_control_ssl_reading)                                                            \
+    X(_coro)                                                                           \
     X(cr_await)                                                                        \
+    X(cr_code)                                                                         \
     X(create_connection)                                                               \
     X(_create_connection_transport)                                                    \
     X(_created_at)                                                                     \
@@ -109,6 +112,7 @@
     X(_find_transport)                                                                 \
     X(flags)                                                                           \
     X(Future)                                                                          \
+    X(func)                                                                            \
     X(_get)                                                                            \
     X(get_buffer)                                                                      \
     X(_get_loop)                                                                       \
@@ -121,6 +125,7 @@
     X(getsockopt)                                                                      \
     X(_getters)                                                                        \
     X(gettimeout)                                                                      \
+    X(gi_code)                                                                         \
     X(handle)                                                                          \
     X(_incoming)                                                                       \
     X(_incoming_high_water)                                                            \
@@ -152,9 +157,11 @@
     X(_process_outgoing)                                                               \
     X(proto)                                                                           \
     X(protocol)                                                                        \
+    X(_protocol)                                                                       \
     X(_put)                                                                            \
     X(_pyloop_facts)                                                                   \
     X(_putters)                                                                        \
+    X(__qualname__)                                                                    \
     X(_queue)                                                                          \
     X(read)                                                                            \
     X(_read_inbox)                                                                     \
@@ -173,6 +180,7 @@
     X(resume_reading)                                                                  \
     X(resume_writing)                                                                  \
     X(_run_handle)                                                                     \
+    X(__self__)                                                                        \
     X(send)                                                                            \
     X(sendto)                                                                          \
     X(set_exception)                                                                   \

@@ -109,11 +109,12 @@ metrics_check_fork(LoopObject *loop)
 
 /* An attribute, or NULL without an exception. Of such objects and names whose attributes
  * are plain fields: one that runs more might handle a signal, and what that raises would
- * be lost here. */
+ * be lost here. The names are the module's: the interpreter's cache of types' attributes
+ * keeps each string that it is asked for, and drops what others asked for instead. */
 static PyObject *
-metrics_look_up(PyObject *object, const char *name)
+metrics_look_up(PyObject *object, PyObject *name)
 {
-    PyObject *value = PyObject_GetAttrString(object, name);
+    PyObject *value = PyObject_GetAttr(object, name);
     if (value == NULL) {
         PyErr_Clear(); /* it is named by something else then */
     }
@@ -136,9 +137,9 @@ metrics_key_of_c_function(PyObject *function)
 
 /* A coroutine's __qualname__ as an interned string, or its class. */
 static PyObject *
-metrics_key_of_named(PyObject *object)
+metrics_key_of_named(PyloopState *state, PyObject *object)
 {
-    PyObject *name = metrics_look_up(object, "__qualname__");
+    PyObject *name = metrics_look_up(object, state->str___qualname__);
     if (name != NULL && PyUnicode_CheckExact(name)) {
         PyUnicode_InternInPlace(&name);
         return name;
@@ -148,9 +149,10 @@ metrics_key_of_named(PyObject *object)
 }
 
 static PyObject *
-metrics_key_of_coroutine(PyObject *coroutine)
+metrics_key_of_coroutine(PyloopState *state, PyObject *coroutine)
 {
-    static const char *const names[] = {"cr_code", "gi_code", "ag_code"};
+    PyObject *const names[] = {state->str_cr_code, state->str_gi_code,
+                               state->str_ag_code};
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         PyObject *code = metrics_look_up(coroutine, names[i]);
         if (code != NULL && PyCode_Check(code)) {
@@ -158,13 +160,13 @@ metrics_key_of_coroutine(PyObject *coroutine)
         }
         Py_XDECREF(code);
     }
-    return metrics_key_of_named(coroutine);
+    return metrics_key_of_named(state, coroutine);
 }
 
 /* What a method is bound to, or NULL: of methods, functions in C and asyncio's own steps of
  * a task, which have __self__ without being either. New reference. */
 static PyObject *
-metrics_self_of(PyObject *callback)
+metrics_self_of(PyloopState *state, PyObject *callback)
 {
     if (PyMethod_Check(callback)) {
         return Py_NewRef(PyMethod_GET_SELF(callback));
@@ -173,7 +175,7 @@ metrics_self_of(PyObject *callback)
         return Py_XNewRef(PyCFunction_GET_SELF(callback));
     }
     return Py_TYPE(callback)->tp_getattro == PyObject_GenericGetAttr
-               ? metrics_look_up(callback, "__self__")
+               ? metrics_look_up(callback, state->str___self__)
                : NULL;
 }
 
@@ -182,10 +184,10 @@ static PyObject *
 metrics_coroutine_of(PyloopState *state, PyObject *callback)
 {
     PyObject *coroutine = NULL;
-    PyObject *self = metrics_self_of(callback);
+    PyObject *self = metrics_self_of(state, callback);
     if (self != NULL && PyType_Check(state->TaskClass) &&
         PyObject_TypeCheck(self, (PyTypeObject *)state->TaskClass)) {
-        coroutine = metrics_look_up(self, "_coro");
+        coroutine = metrics_look_up(self, state->str__coro);
     }
     Py_XDECREF(self);
     if (coroutine == Py_None) {
@@ -200,7 +202,7 @@ metrics_key_of_callable(PyloopState *state, PyObject *callback)
 {
     PyObject *key;
     while (strcmp(Py_TYPE(callback)->tp_name, "functools.partial") == 0) {
-        PyObject *inner = metrics_look_up(callback, "func");
+        PyObject *inner = metrics_look_up(callback, state->str_func);
         if (inner == NULL) {
             break;
         }
@@ -210,7 +212,7 @@ metrics_key_of_callable(PyloopState *state, PyObject *callback)
     PyObject *function =
         PyMethod_Check(callback) ? PyMethod_GET_FUNCTION(callback) : callback;
     if (coroutine != NULL) {
-        key = metrics_key_of_coroutine(coroutine);
+        key = metrics_key_of_coroutine(state, coroutine);
         Py_DECREF(coroutine);
     }
     else if (PyFunction_Check(function)) {
@@ -230,10 +232,10 @@ metrics_key_of_callable(PyloopState *state, PyObject *callback)
 static PyObject *
 metrics_key_of_owner(PyloopState *state, PyObject *owner)
 {
-    PyObject *protocol = metrics_look_up(owner, "_protocol");
+    PyObject *protocol = metrics_look_up(owner, state->str__protocol);
     if (protocol != NULL &&
         Py_IS_TYPE(protocol, state->watched[WATCHED_SSL_PROTOCOL].type)) {
-        Py_SETREF(protocol, metrics_look_up(protocol, "_app_protocol"));
+        Py_SETREF(protocol, metrics_look_up(protocol, state->str__app_protocol));
     }
     if (protocol == NULL || protocol == Py_None) {
         Py_XDECREF(protocol);
