@@ -83,7 +83,7 @@ tls_facts_of(PyloopState *state, PyObject *dict)
     PyObject *found;
     if (state->tls_watcher == 0 ||
         reader_get(dict, state->str__pyloop_facts, &found) <= 0) {
-        PyErr_Clear();
+        PyErr_Clear(); /* without facts each attribute is looked up, and may say it too */
         return NULL;
     }
     if (Py_IS_TYPE(found, state->TLSFactsType) && ((TlsFacts *)found)->dict == dict) {
