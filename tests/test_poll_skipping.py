@@ -13,6 +13,7 @@ import threading
 import time
 
 import pytest
+import streamkit
 import support
 from support import run_once
 
@@ -198,6 +199,61 @@ def test_two_steps_of_sleep_zero_do_not_keep_a_descriptor_away(loop):
 
         assert loop.run_until_complete(main()) <= BOUND
         loop.remove_reader(left)
+
+
+async def count_until_the_end(loop, kind, end, phase):
+    """How many callbacks run from a transport's end to the eof_received() of its peer.
+
+    Both are on a loop that is never idle; phase: when, in its cycle of polls.
+    """
+    order = []
+
+    class Noted(asyncio.Protocol):
+        def __init__(self, name):
+            self.name = name
+
+        def connection_lost(self, exc):
+            order.append("closed")
+            if self.name == "right":
+                ended.set_result(None)
+
+        def eof_received(self):
+            order.append("eof")
+
+    def link(number):
+        order.append(number)
+        if number == phase:
+            getattr(left, end)()
+            if end == "write_eof":
+                order.append("closed")
+        if "eof" not in order:
+            loop.call_soon(link, number + 1)
+
+    ended = loop.create_future()
+    socks = streamkit.socket_pair(kind)
+    left, right = [
+        (await loop.create_connection(functools.partial(Noted, name), sock=sock))[0]
+        for name, sock in zip(("left", "right"), socks, strict=True)
+    ]
+    loop.call_soon(link, 0)
+    await ended
+    left.close()
+    await streamkit.settle(loop)
+    return order.index("eof") - order.index("closed") - 1
+
+
+@pytest.mark.parametrize(
+    "end, callbacks", [("close", 2), ("abort", 2), ("write_eof", 1)]
+)
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_the_end_of_a_transport_is_seen_at_once(loop, kind, end, callbacks):
+    """In the next iteration, as on asyncio: what was ready before it comes first."""
+
+    async def main():
+        for phase in range(40):
+            assert await count_until_the_end(loop, kind, end, phase) == callbacks
+
+    support.run(loop, main())
 
 
 def test_timers_and_threads_are_looked_at_in_every_iteration(loop):

@@ -227,7 +227,7 @@ socket_write_eof(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     self->write_eof = true;
     bool owned = stream_owns_fd(self);
-    if (self->queue_count == 0 && (!owned || shutdown(self->fd, SHUT_WR) < 0)) {
+    if (self->queue_count == 0 && (!owned || stream_shut(self) < 0)) {
         (void)errors_raise_errno(owned ? errno : EBADF);
         return NULL;
     }

@@ -14,6 +14,7 @@
 #include "transport/flow.h"
 
 #include <errno.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 /* ---- debug mode's log ---------------------------------------------------------- */
@@ -214,6 +215,13 @@ stream_close_file(StreamObject *self)
     return closed != NULL ? 0 : -1;
 }
 
+int
+stream_shut(StreamObject *self)
+{
+    self->loop->poll_due = true;
+    return shutdown(self->fd, SHUT_WR);
+}
+
 /* Closes, and gives up all that hangs on the descriptor. 0, or -1 with what the close()
  * raised; only that is anybody's to handle. */
 static int
@@ -224,6 +232,7 @@ stream_dispose(StreamObject *self)
         return 0;
     }
     stream_give_up(self);
+    self->loop->poll_due = true; /* as in stream_shut() */
     PyObject *failed = stream_close_file(self) < 0 ? PyErr_GetRaisedException() : NULL;
     Py_CLEAR(self->protocol);
     if (self->server != NULL) {

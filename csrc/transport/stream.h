@@ -224,6 +224,11 @@ PyObject *stream_extra_all(StreamObject *self);
 /* Before the descriptor closes: what can be asked afterwards too. Errors are reported. */
 void stream_extra_keep(StreamObject *self);
 
+/* shutdown(2) of the write end. The next iteration polls, as after a close: the peer may be
+ * on this loop, and programs that end one connection and begin the next depend on asyncio's
+ * order. Beside a connection, a poll is nothing. 0, or -1 with errno. */
+int stream_shut(StreamObject *self);
+
 /* read.c */
 int stream_on_readable(LoopObject *loop, PyObject *owner); /* reads, for the protocol */
 /* Receives into the loop's scratch buffer. 1: *n bytes came, at *data; 0: none, and what

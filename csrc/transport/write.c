@@ -303,7 +303,7 @@ stream_drained(StreamObject *self)
                            self->loop->state->str_transport, (PyObject *)self, NULL);
     }
     if (self->write_eof && stream_owns_fd(self)) {
-        (void)shutdown(self->fd, SHUT_WR); /* a lost peer is seen by reading */
+        (void)stream_shut(self); /* a lost peer is seen by reading */
     }
     return 0;
 }

@@ -27,11 +27,4 @@ SOMETIMES = {
             "here; fails on asyncio too, as it happens"
         ),
     },
-    "websockets": {
-        "tests/legacy/test_client_server.py::ReconnectionTests::test_reconnect": (
-            "wants an old connection's end to be logged before a new one is refused; a "
-            "busy loop does not poll in every iteration (docs/compatibility.md), so it "
-            "may know the end later; passes with PYLOOP_POLL_EVERY_TICK=1"
-        ),
-    },
 }
