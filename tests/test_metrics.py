@@ -341,15 +341,10 @@ def test_a_slow_protocol_is_named_by_its_class(loop):
 
 def test_naming_what_is_slow_leaves_no_strings(loop):
     """The interpreter's cache of types' attributes keeps each that it is asked for."""
-
-    async def steps(count):
-        for _ in range(count):
-            spin(0.0005)
-            await asyncio.sleep(0)
-
-    loop.run_until_complete(steps(3))
+    loop.run_until_complete(spinning())
     before = sys.getallocatedblocks()
-    loop.run_until_complete(steps(100))
+    for _ in range(60):
+        loop.run_until_complete(spinning())
     assert sys.getallocatedblocks() - before < 50
 
 
