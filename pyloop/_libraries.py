@@ -13,12 +13,15 @@ from pyloop import _core
 
 __all__ = ["is_library"]
 
-_FOLDERS = tuple(
-    os.path.dirname(os.path.abspath(path)) + os.sep
-    for path in (asyncio.__file__, _core.__file__)
+_BEGINNINGS = (
+    *(
+        os.path.dirname(os.path.abspath(path)) + os.sep
+        for path in (asyncio.__file__, _core.__file__)
+    ),
+    "<frozen ",
 )
 
 
 def is_library(file: str) -> bool:
-    """Whether a file is asyncio's or pyloop's own, and not the program's."""
-    return file.startswith(_FOLDERS) or not file
+    """Whether a file is asyncio's, pyloop's or the interpreter's, not the program's."""
+    return file.startswith(_BEGINNINGS) or not file

@@ -190,7 +190,7 @@ def _traceback(transport: Any) -> Any:
 
 def _own_frame(traceback: Any) -> Any:
     for frame in reversed(traceback or ()):
-        if not (is_library(frame.filename) or frame.filename.startswith("<frozen ")):
+        if not is_library(frame.filename):
             return frame
     return None
 

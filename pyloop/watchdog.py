@@ -31,6 +31,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from pyloop import _core, _forks
+from pyloop._libraries import is_library
 from pyloop._loop import Loop
 
 if TYPE_CHECKING:
@@ -55,12 +56,11 @@ _MUCH = 0.05
 # Without a GIL the other thread stops to be looked at, and has gone on right after.
 _HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
-# Where the standard library is, and pyloop.
+# Where the standard library is.
 _STANDARD = tuple(
     os.path.join(folder, "")
     for folder in {sysconfig.get_path("stdlib"), os.path.dirname(os.__file__)}
 )
-_OURS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 
 # Modules in which a thread stands while somebody looks at it with a debugger.
 _DEBUGGERS = ("bdb", "pdb", "pydevd", "_pydevd_bundle", "debugpy", "pudb", "ipdb")
@@ -75,7 +75,7 @@ def _is_standard(file: str) -> bool:
 
 
 def _is_anybody_s(file: str) -> bool:
-    return file.startswith(_OURS) or _is_installed(file) or _is_standard(file)
+    return is_library(file) or _is_installed(file) or _is_standard(file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +121,9 @@ class Block:
         That is: neither of the standard library nor of an installed package; of a
         package if there is no other; any if there is no other.
         """
-        for is_library in (_is_anybody_s, _is_standard):
+        for is_another_s in (_is_anybody_s, _is_standard):
             for frame in reversed(self.stack):
-                if not is_library(frame.filename):
+                if not is_another_s(frame.filename):
                     return frame
         return self.stack[-1] if self.stack else None
 
