@@ -23,10 +23,14 @@ def use_grpc():
             with pytest.raises(grpc.aio.AioRpcError):
                 await channel.unary_unary("/nothing/there")(b"")
 
+    before = set(support.open_descriptors())
     loop = asyncio.SelectorEventLoop()
     loop.run_until_complete(main())
     loop.close()
     support.collect()  # its thread ends with the last server and channel
+    support.wait_for_condition(  # and after it, in threads of gRPC's, what it polls
+        lambda: set(support.open_descriptors()) <= before, what="gRPC's descriptors"
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,6 +7,11 @@ import signal
 
 import pytest
 import support
+
+pytest.importorskip(
+    "aiokafka", reason="aiokafka is not installed: it has no wheel for this Python"
+)
+
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
