@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import os
+import pathlib
 import signal
 
 import pytest
@@ -221,6 +222,12 @@ def test_an_idle_consumer_waits_and_is_cancelled(loop, cluster):
     support.run(loop, main())
 
 
+def has_stopped(process):
+    """Whether all threads are stopped: a busy one may go on for a moment."""
+    threads = pathlib.Path(f"/proc/{process.pid}/task").glob("*/stat")
+    return all(one.read_text().rpartition(")")[2].split()[0] == "T" for one in threads)
+
+
 def test_a_broker_that_stops_answering(loop, cluster):
     """Requests time out while it is stopped; afterwards the same producer goes on."""
 
@@ -230,6 +237,7 @@ def test_a_broker_that_stops_answering(loop, cluster):
             await cluster.send(producer, b"before")
             os.kill(cluster.service.process.pid, signal.SIGSTOP)
             try:
+                support.wait_for_condition(lambda: has_stopped(cluster.service.process))
                 with pytest.raises(KafkaError):  # which one, depends on where it was
                     await producer.send_and_wait(cluster.topic, b"lost")
             finally:
