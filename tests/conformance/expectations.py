@@ -25,10 +25,6 @@ LEFT_OUT = {
     "it asserts that BaseEventLoop itself makes no transports": """
         test_base_events.BaseEventLoopTests.test_not_implemented
     """,
-    "it calls the selector loop's private _accept_connection, with mocks": """
-        test_base_events.BaseEventLoopWithSelectorTests.test_accept_connection_exception
-        test_base_events.BaseEventLoopWithSelectorTests.test_accept_connection_retry
-    """,
     "it calls private parts of the selector loop's sock_sendfile": """
         test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_blocking_error
         test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_cancel1
