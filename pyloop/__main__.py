@@ -3,10 +3,11 @@
 import os
 import sys
 
+folder: str | None = None
+
 if __name__ == "__main__":
     # For -m, python looks into the working directory first. What the command line needs
     # is not to come from there: a program's folder may have an argparse.py of its own.
-    folder = None
     if not getattr(sys.flags, "safe_path", sys.flags.isolated):
         try:
             if sys.path[0] == os.getcwd():

@@ -17,6 +17,8 @@ import weakref
 from asyncio import format_helpers, selector_events, trsock
 from typing import Any
 
+from pyloop import _core
+
 __all__ = ["SelectorMethods", "is_selector_datagram", "served_by"]
 
 _SelectorLoop: Any = selector_events.BaseSelectorEventLoop
@@ -91,6 +93,11 @@ class SelectorMethods:
         """The transport of a descriptor that was claimed; None when it is gone."""
         return self._transports.get(fd)
 
+    @functools.cached_property
+    def _serving_since(self) -> dict[int, int]:
+        """By descriptor, the _core.ticks() at which accepting as asyncio began."""
+        return {}
+
     def _selector_transports(self) -> list[Any]:
         """Asyncio's transports that are open. From any thread."""
         if "_transports" not in vars(self):
@@ -144,6 +151,7 @@ class SelectorMethods:
         self._ensure_fd_no_transport(sock)
         self._claim(sock)
         transport = cls(self, sock, *args, **keywords)
+        transport._born_ticks = _core.ticks()  # as of the core's transports
         if self._debug:
             here = sys._getframe(2)
             transport._source_traceback = format_helpers.extract_stack(here)
@@ -169,6 +177,7 @@ class SelectorMethods:
             arguments = arguments[:-1]
         if backlog is None:
             backlog = 100
+        self._serving_since[sock.fileno()] = _core.ticks()
         _SelectorLoop._start_serving(
             self, protocol_factory, sock, sslcontext, server, backlog, *arguments
         )

@@ -94,7 +94,8 @@ def _open(loop: Any) -> Iterator[OpenTransport]:
             continue
         seen.add(id(user))
         if isinstance(user, _core.Listener):
-            yield _server(user._sock, getattr(user, "_server", None), user)
+            server = getattr(user, "_server", None)
+            yield _server(user._sock, server, user, user._born_ticks)
         elif isinstance(user, base_subprocess.BaseSubprocessTransport):
             if user._proc is not None:
                 yield _subprocess(user)
@@ -110,19 +111,19 @@ def _open(loop: Any) -> Iterator[OpenTransport]:
                     kind, user, user._fileno, None, None, _traceback(user), _age(user)
                 )
         elif (serving := served_by(user)) is not None:
-            yield _server(*serving, user)
+            sock, server = serving
+            yield _server(sock, server, user, loop._serving_since.get(sock.fileno()))
     for transport in loop._selector_transports():
         yield _socket(transport)
 
 
-def _server(sock: Any, server: Any, listener: Any) -> OpenTransport:
+def _server(sock: Any, server: Any, listener: Any, born: int | None) -> OpenTransport:
     address = None
     with contextlib.suppress(OSError):
         address = sock.getsockname()
     traceback = getattr(listener, "_source_traceback", None)
-    return OpenTransport(
-        "server", server, sock.fileno(), address, None, traceback, _age(listener)
-    )
+    age = 0.0 if born is None else _core.seconds_since(born)  # its socket is closed
+    return OpenTransport("server", server, sock.fileno(), address, None, traceback, age)
 
 
 def _subprocess(transport: Any) -> OpenTransport:
@@ -159,7 +160,12 @@ def _socket(transport: Any) -> OpenTransport:
 
 
 def _age(made: Any) -> float:
-    return _core.seconds_since(made._born_ticks)
+    born = getattr(made, "_born_ticks", None)
+    if (
+        born is None
+    ):  # one of asyncio's that the program has made: from the first look on
+        born = made._born_ticks = _core.ticks()
+    return _core.seconds_since(born)
 
 
 def _duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ import asyncio
 import io
 import socket
 import tempfile
+from asyncio import selector_events
 
 import pytest
 import spykit
@@ -484,6 +485,7 @@ async def test_open_transports_and_metrics(loop):
         assert found.address == sock.getsockname()
         assert found.peer == sock.getpeername()
         assert found.created_at.filename == spykit.__file__
+        assert 0 <= found.age <= pyloop.open_transports(loop)[0].age
         assert loop.metrics().transports == 1
         transport.pause_reading()
         assert len(pyloop.open_transports(loop)) == 1
@@ -493,6 +495,22 @@ async def test_open_transports_and_metrics(loop):
         assert pyloop.open_transports(loop) == []
         assert loop.metrics().transports == 0
     loop.set_debug(False)
+
+
+@pytest.mark.pyloop_only
+@on_loop
+async def test_a_transport_that_the_program_makes(loop):
+    """asyncio's class, by hand: it is known, and its age from the first look on."""
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    with near, far:
+        made = selector_events._SelectorSocketTransport(loop, near, asyncio.Protocol())
+        [found] = pyloop.open_transports(loop)
+        assert found.transport is made
+        assert 0 <= found.age <= pyloop.open_transports(loop)[0].age
+        made.abort()
+        await settle(loop)
+    assert pyloop.open_transports(loop) == []
 
 
 @pytest.mark.parametrize("fallback", [True, False])

@@ -475,7 +475,7 @@ metrics_seconds_since(PyObject *module, PyObject *ticks)
     uint64_t now = 0, ns = 0;
     metrics_both_clocks(&now, &ns);
     double all = fmax((double)metrics_between(state->loaded_ticks, now), 1);
-    double share = fmin((double)metrics_between(begin, now) / all, 1);
+    double share = Py_MIN((double)metrics_between(begin, now) / all, 1);
     return PyFloat_FromDouble((double)metrics_between(state->loaded_ns, ns) / 1e9 *
                               share);
 }
