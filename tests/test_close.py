@@ -591,3 +591,33 @@ def try_to_make(kind):
         return False
     loop.close()
     return True
+
+
+WITHOUT_STREAMS = """
+import os
+import sys
+import threading
+
+import support
+
+for fd in range(3):
+    os.close(fd)
+loop = support.make_loop(sys.argv[1])
+loop.run_until_complete(loop.run_in_executor(None, str))
+loop.call_soon_threadsafe(loop.stop)
+loop.run_forever()
+child = os.fork()
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+loop.run_until_complete(loop.shutdown_default_executor())
+loop.close()
+"""
+
+
+@pytest.mark.parametrize("poller", ["epoll", "uv_poll"])
+def test_the_standard_streams_are_closed(loop_kind, poller, tmp_path):
+    """A loop's own descriptors may have the numbers of stdin, stdout and stderr."""
+    script = tmp_path / "script.py"
+    script.write_text(WITHOUT_STREAMS)
+    support.run_script(str(script), loop_kind, env={"PYLOOP_POLLER": poller})

@@ -2,7 +2,10 @@
 #include "loop/libuv.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <unistd.h>
+
+enum { STANDARD_FDS = 3 }; /* stdin, stdout and stderr: 0 to 2 */
 
 enum { UV_FDS = Py_ARRAY_LENGTH(((UvLoop *)NULL)->files) };
 
@@ -30,14 +33,39 @@ libuv_note_files(UvLoop *self)
     }
 }
 
+/* libuv aborts the process when it is to close a descriptor that is a standard stream's by
+ * its number, as its own are in a program that has closed these. So none of the numbers is
+ * free while it opens some: taken, those that were, are to be closed after that. */
+static void
+standard_fds_take(int taken[STANDARD_FDS])
+{
+    for (int fd = 0; fd < STANDARD_FDS; fd++) {
+        taken[fd] = -1;
+        if (fcntl(fd, F_GETFD) < 0) {
+            taken[fd] = open("/dev/null", O_RDWR | O_CLOEXEC);
+        }
+    }
+}
+
+static void
+standard_fds_give_back(const int taken[STANDARD_FDS])
+{
+    for (int fd = 0; fd < STANDARD_FDS; fd++) {
+        if (taken[fd] >= 0) {
+            (void)close(taken[fd]);
+        }
+    }
+}
+
 /* GIL: detached or held. Runs inside uv_run; being woken is all that it is for. */
 static void
 on_wake_nogil(uv_async_t *Py_UNUSED(waker))
 {
 }
 
-int
-libuv_open(UvLoop *self)
+/* 0, or libuv's error. */
+static int
+libuv_make(UvLoop *self)
 {
     self->fork_err = 0;
     self->uv.backend_fd = -1;
@@ -60,6 +88,16 @@ libuv_open(UvLoop *self)
     return 0;
 }
 
+int
+libuv_open(UvLoop *self)
+{
+    int taken[STANDARD_FDS];
+    standard_fds_take(taken);
+    int err = libuv_make(self);
+    standard_fds_give_back(taken);
+    return err;
+}
+
 void
 libuv_wake(UvLoop *self)
 {
@@ -73,7 +111,10 @@ int
 libuv_follow_fork(UvLoop *self)
 {
     if (self->fork_err == 0) {
+        int taken[STANDARD_FDS];
+        standard_fds_take(taken);
         self->fork_err = uv_loop_fork(&self->uv);
+        standard_fds_give_back(taken);
         libuv_note_files(self);
     }
     return self->fork_err;
