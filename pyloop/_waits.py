@@ -12,6 +12,8 @@ import asyncio
 import dataclasses
 import gc
 import inspect
+import itertools
+import operator
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +93,29 @@ def _inner(step: Any) -> Any:
     """What a coroutine, or what stands for one, awaits at the moment; or None."""
     if type(step).__name__ in _BETWEEN:
         return next(filter(_is_waiter, gc.get_referents(step)), None)
-    for name in ("cr_await", "gi_yieldfrom", "ag_await", "_awaits"):
+    for name in ("cr_await", "gi_yieldfrom", "ag_await"):
         if inspect.getattr_static(type(step), name, None) is not None:
-            return getattr(step, name, None)
+            return _ask(step, name)
+    if inspect.getattr_static(type(step), "_awaits", None) is not None:
+        return step._awaits
     return None
+
+
+def _ask(step: Any, name: str) -> Any:
+    """step.name, cr_await or the like, if it is suspended; else None.
+
+    CPython 3.12 may crash when one that runs is asked (while an exception enters it, its
+    stack is read where it has none), and it may begin to run in another thread at any
+    moment. So no bytecode is between the two questions. Of an asynchronous generator
+    nobody tells before 3.12 that it runs.
+    """
+    suspended, running = name[:3] + "suspended", name[:3] + "running"
+    asked: Iterator[Any] = iter((step,))
+    if hasattr(step, suspended):
+        asked = filter(operator.attrgetter(suspended), asked)
+    elif name != "ag_await" and hasattr(step, running):
+        asked = itertools.filterfalse(operator.attrgetter(running), asked)
+    return next(map(getattr, asked, (name,)), None)
 
 
 def _frame(step: Any) -> Any:

@@ -384,3 +384,48 @@ def test_dump_while_the_loop_blocks_in_its_poll(loop_kind):
             assert "in waits_here" in seen
         finally:
             process.kill()
+
+
+ENTERED = """
+import asyncio
+import sys
+
+from pyloop import tasks
+
+found = []
+
+
+async def inner():
+    await asyncio.get_running_loop().create_future()
+
+
+async def outer():
+    await inner()
+
+
+def trace(frame, event, arg):
+    if event == "exception":
+        found.append(tasks.tree().format())
+    return trace
+
+
+async def main():
+    coro = outer()
+    task = asyncio.create_task(coro)
+    await asyncio.sleep(0)
+    coro.cr_frame.f_trace = coro.cr_await.cr_frame.f_trace = trace
+    sys.settrace(lambda *args: None)
+    task.cancel()
+    await asyncio.wait([task])
+    sys.settrace(None)
+
+
+asyncio.run(main())
+assert len(found) == 2
+print("looked")
+"""
+
+
+def test_a_look_while_an_exception_enters():
+    """CPython 3.12 crashes when a coroutine is asked what it awaits then."""
+    assert support.run_script(ENTERED).stdout == "looked\n"
