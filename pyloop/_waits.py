@@ -104,10 +104,10 @@ def _inner(step: Any) -> Any:
 def _ask(step: Any, name: str) -> Any:
     """step.name, cr_await or the like, if it is suspended; else None.
 
-    CPython 3.12 may crash when one that runs is asked (while an exception enters it, its
-    stack is read where it has none), and it may begin to run in another thread at any
-    moment. So no bytecode is between the two questions. Of an asynchronous generator
-    nobody tells before 3.12 that it runs.
+    CPython 3.12 may crash when one that runs is asked (while an exception enters it,
+    its stack is read where it has none), and it may begin to run in another thread at
+    any moment. So no bytecode is between the two questions. Of an asynchronous
+    generator nobody tells before 3.12 that it runs.
     """
     suspended, running = name[:3] + "suspended", name[:3] + "running"
     asked: Iterator[Any] = iter((step,))
