@@ -152,6 +152,17 @@ SUITES = (
         "92c8fa83ca419fd0d4bd6a34df6520dae435841d3733c319343249492adf37f7",
         tests=("docs", "tests"),
         package="pytest_asyncio",
+        own_loops=(
+            "conftest.AlternativeCustomEventLoop",
+            "conftest.CustomEventLoop",
+            "conftest.CustomEventLoopA",
+            "conftest.CustomEventLoopB",
+            "conftest.CustomLoopA",
+            "conftest.CustomLoopB",
+            "conftest.RootCustomEventLoop",
+            "conftest.SubCustomEventLoop",
+            "plugin_loop.SecondaryCustomEventLoop",
+        ),
     ),
     Suite(
         "websockets",
