@@ -37,11 +37,9 @@ LEFT_OUT = {
         test_unix_events.SelectorEventLoopSignalTests.test_close_on_finalizing
         test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_not_available
     """,
-    "it makes a transport of a mock of a socket, or looks for private parts of one": """
+    "it looks for private parts of a transport of a socket": """
         test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket  3.12-3.13?
         test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket  3.14
-        test_sslproto.SslProtoHandshakeTests.test_connection_lost_when_busy  3.12-3.13?
-        test_sslproto.SslProtoHandshakeTests.test_connection_lost_when_busy  3.14
     """,
     "it looks for the loop's _watcher, or for each call that asyncio's loop makes of one": """
         test_subprocess.SubprocessPidfdWatcherTests.test_watcher_implementation  3.14
