@@ -1,8 +1,11 @@
 /* libuv.c - libuv's loop inside ours: making it, which descriptors are its own, its end. */
 #include "loop/libuv.h"
 
+#include "loop/sockets.h"
+
 #include <assert.h>
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum { STANDARD_FDS = 3 }; /* stdin, stdout and stderr: 0 to 2 */
@@ -39,10 +42,11 @@ libuv_note_files(UvLoop *self)
 static void
 standard_fds_take(int taken[STANDARD_FDS])
 {
+    const SocketKind any = {.family = AF_UNIX, .type = SOCK_STREAM};
     for (int fd = 0; fd < STANDARD_FDS; fd++) {
         taken[fd] = -1;
         if (fcntl(fd, F_GETFD) < 0) {
-            taken[fd] = open("/dev/null", O_RDWR | O_CLOEXEC);
+            taken[fd] = sockets_open(&any);
         }
     }
 }
