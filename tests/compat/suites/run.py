@@ -56,10 +56,12 @@ def prepare(suite, build, repositories):
     source = "sdist"
     if suite.repository:
         origin = repositories.get(suite.name, suite.repository)
-        if sources.check_out(suite, origin, folder):
-            source = "tag"
-        else:
-            say(f"{suite.name}: {origin} cannot be cloned; the sdist has fewer")
+        if not sources.check_out(suite, origin, folder):
+            raise sources.SourceError(
+                f"{origin} cannot be cloned, and the sdist has not all that its tests "
+                f"import; --repository {suite.name}=PLACE names another place"
+            )
+        source = "tag"
     python = environments.make(suite, build)
     return running.Place(suite, python, folder, build / "logs" / suite.name), source
 
