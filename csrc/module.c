@@ -38,10 +38,10 @@ module_exec(PyObject *module)
     if (err != 0) {
         return errors_raise_errno(err);
     }
-    if (state_init(state) < 0 || sockets_init(state) < 0 || running_init(state) < 0 ||
-        tls_init(state) < 0) {
+    if (state_init(state) < 0 || sockets_init(state) < 0 || running_init(state) < 0) {
         return -1;
     }
+    tls_init(state);
     metrics_load(state);
     for (size_t i = 0; i < Py_ARRAY_LENGTH(type_table); i++) {
         PyTypeObject *type = type_table[i].create(module);

@@ -161,9 +161,8 @@ def _socket(transport: Any) -> OpenTransport:
 
 def _age(made: Any) -> float:
     born = getattr(made, "_born_ticks", None)
-    if (
-        born is None
-    ):  # one of asyncio's that the program has made: from the first look on
+    if born is None:
+        # One of asyncio's that the program has made: from the first look on.
         born = made._born_ticks = _core.ticks()
     return _core.seconds_since(born)
 

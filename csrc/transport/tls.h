@@ -22,8 +22,8 @@
 
 PyTypeObject *tlstransport_type_create(PyObject *module);
 PyTypeObject *tlsfacts_type_create(PyObject *module);
-/* Dicts tell tls_facts.c of changes, if they can. 0, or -1. */
-int tls_init(PyloopState *state);
+/* Dicts tell tls_facts.c of changes, if they can. No exception. */
+void tls_init(PyloopState *state);
 void tls_clear(PyloopState *state);
 /* The descriptor of a transport whose protocol is an SSLProtocol is readable. 1: what was
  * there is read and delivered. 0: nothing was done, the protocol has to do it. -1: must

@@ -52,18 +52,17 @@ facts_on_change(PyDict_WatchEvent Py_UNUSED(event), PyObject *dict, PyObject *ke
     return 0;
 }
 
-int
+void
 tls_init(PyloopState *state)
 {
     if (!PYLOOP_DICTS_TELL) {
-        return 0;
+        return;
     }
     int watcher = PyDict_AddWatcher(facts_on_change);
     if (watcher < 0) { /* others have them all: it works without */
         PyErr_Clear();
     }
     state->tls_watcher = watcher + 1;
-    return 0;
 }
 
 void
@@ -108,7 +107,7 @@ tls_facts_begin(TlsView *view)
         facts->dict = view->dict;
     }
     Py_XDECREF(facts);
-    PyErr_Clear(); /* without */
+    PyErr_Clear(); /* without facts each attribute is looked up */
 }
 
 /* ---- attributes ----------------------------------------------------------------------- */
