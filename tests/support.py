@@ -271,10 +271,16 @@ def open_descriptors():
 def native_threads():
     """Return the ids of the threads the kernel sees, none without /proc.
 
-    One that was joined may still be among them for a moment.
+    One that was joined may still be among them for a moment. When one ends while the
+    kernel lists them, those after it are not listed: its own count tells.
     """
     try:
-        return set(os.listdir("/proc/self/task"))
+        while True:
+            found = set(os.listdir("/proc/self/task"))
+            with open("/proc/self/status") as status:
+                (count,) = (line for line in status if line.startswith("Threads:"))
+            if len(found) == int(count.split()[1]):
+                return found
     except FileNotFoundError:
         return set()
 
