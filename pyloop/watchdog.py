@@ -306,18 +306,20 @@ class Watchdog:
         if thread is threading.current_thread():
             return False
         thread.join(_PATIENCE)
-        return not thread.is_alive()
+        if thread.is_alive():
+            return False
+        # Or a fork makes the interpreter warn of a thread that has not quite left the
+        # kernel.
+        place = f"/proc/self/task/{thread.native_id}"
+        for _ in range(1000):
+            if not os.path.exists(place):
+                break
+            time.sleep(0.0001)  # it needs a processor for that
+        return True
 
     def _before_fork(self) -> None:
         """No thread while the process forks: the child would have its locks."""
-        thread = self._thread
-        if self._end_thread() and thread is not None:
-            # Or the interpreter warns of a thread that has not quite left the kernel.
-            place = f"/proc/self/task/{thread.native_id}"
-            for _ in range(1000):
-                if not os.path.exists(place):
-                    break
-                time.sleep(0.0001)  # it needs a processor for that
+        self._end_thread()
 
     def _after_fork_in_parent(self) -> None:
         with self._lock:
