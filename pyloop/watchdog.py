@@ -56,6 +56,10 @@ _MUCH = 0.05
 # Without a GIL the other thread stops to be looked at, and has gone on right after.
 _HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
+# How often it is looked at then: a function that returns while the frames are followed
+# takes its callers' from them, which happens once in some 700 times.
+_LOOKS = 10
+
 # Where the standard library is.
 _STANDARD = tuple(
     os.path.join(folder, "")
@@ -376,10 +380,7 @@ class Watchdog:
             if block is not None:
                 self._emit(dataclasses.replace(block, ended=True, seconds=seconds))
             return
-        goes_on = self._watcher.goes_on(number)
-        frames = _below_the_loop(thread_id) if goes_on else []
-        if _HAS_GIL and not self._watcher.goes_on(number):
-            frames = []  # it returned while the GIL was waited for
+        frames = self._frames(number, thread_id)
         stack = tuple(_summary(frame) for frame in frames)
         awaits = tuple(
             summary
@@ -406,6 +407,17 @@ class Watchdog:
         )
         self._left_out = 0
         self._emit(block)
+
+    def _frames(self, number: int, thread_id: int) -> list[FrameType]:
+        """The frames of a callback while it runs, none if it was over too soon."""
+        frames: list[FrameType] = []
+        looks = 1 if _HAS_GIL else _LOOKS
+        while looks > 0 and not frames and self._watcher.goes_on(number):
+            frames = _below_the_loop(thread_id)
+            looks -= 1
+        if _HAS_GIL and not self._watcher.goes_on(number):
+            return []  # it returned while the GIL was waited for
+        return frames
 
     def _emit(self, block: Block) -> None:
         if self._callback is not None:  # first: a handler of the log may block, too

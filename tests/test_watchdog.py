@@ -189,6 +189,24 @@ def test_a_c_function_that_the_loop_calls(loop):
     assert "in a C function" in str(told)
 
 
+def test_a_look_that_found_no_frames_is_repeated(loop, monkeypatch):
+    # So it is where there is no GIL: what is looked at returns meanwhile.
+    looks = []
+    look = watchdog._below_the_loop
+
+    def below_the_loop(thread_id):
+        looks.append(thread_id)
+        return [] if len(looks) < 3 else look(thread_id)
+
+    monkeypatch.setattr(watchdog, "_HAS_GIL", False)
+    monkeypatch.setattr(watchdog, "_below_the_loop", below_the_loop)
+    with watching() as reports:
+        loop.call_soon(reports.wait_for)
+        support.run_once(loop)
+    assert reports.blocks[0].stack
+    assert looks == [threading.get_ident()] * 3
+
+
 def test_awaiting_is_no_block(loop):
     async def awaiting():
         await asyncio.sleep(20 * THRESHOLD)
