@@ -158,6 +158,25 @@ async def test_a_callback_that_waits_for_what_another_wrote(loop):
         assert recv_exactly(peer, 4) == b"more"
 
 
+@on_loop
+async def test_a_callback_that_goes_on_writing_keeps_nobody_waiting(loop):
+    async with guarded() as ((first, _, peer), (second, _, end)):
+        written = 0
+
+        def arrived():
+            nonlocal written
+            second.write(b".")
+            written += 1
+            return pending_bytes(peer) and pending_bytes(end)
+
+        await in_one_batch(
+            lambda: first.write(b"first"),
+            lambda: support.wait_for_condition(arrived, what="what was written"),
+        )
+        assert recv_exactly(peer, 5) == b"first"
+        assert recv_exactly(end, written) == b"." * written
+
+
 @pytest.mark.pyloop_only
 @on_loop
 async def test_who_waited_too_long_waits_no_more(loop):

@@ -24,6 +24,7 @@ typedef struct {
     const int *sock_fd;
     int fd;
     bool tried; /* the guard has offered it to the kernel since the last addition */
+    bool seen;  /* the guard has found it there since then, or since it came */
     size_t rescued;
 } OutboxItem;
 
@@ -44,16 +45,23 @@ struct Outbox {
 
 /* ---- the guard's thread ------------------------------------------------------------- */
 
+/* Each by its own age: others may come without end, callback by callback. */
 static void
 guard_rescue(Outbox *box)
 {
     for (size_t i = box->first; i < box->end; i++) {
         OutboxItem *item = &box->items[i];
-        if (!item->tried && (item->sock_fd == NULL || *item->sock_fd == item->fd)) {
-            ssize_t n = item->ops->rescue(item->owner, item->rescued);
-            item->rescued += n > 0 ? (size_t)n : 0;
-            item->tried = true; /* as asyncio's write(): the rest waits for the loop */
+        if (item->tried || (item->sock_fd != NULL && *item->sock_fd != item->fd)) {
+            continue;
         }
+        if (!item->seen) {
+            item->seen = true;
+            continue;
+        }
+        ssize_t n = item->ops->rescue(item->owner, item->rescued);
+        item->rescued += n > 0 ? (size_t)n : 0;
+        item->tried = true; /* as asyncio's write(): the rest waits for the loop */
+        item->seen = false;
     }
 }
 
@@ -74,14 +82,9 @@ guard_main(void *arg)
         else {
             (void)uv_cond_timedwait(&box->wake, &box->lock, GUARD_TICK_NS);
         }
-        if (box->changes != seen) {
-            seen = box->changes;
-            quiet = 0;
-        }
-        else {
-            guard_rescue(box);
-            quiet++;
-        }
+        guard_rescue(box);
+        quiet = box->changes == seen ? quiet + 1 : 0;
+        seen = box->changes;
     }
     uv_mutex_unlock(&box->lock);
 }

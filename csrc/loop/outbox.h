@@ -6,9 +6,9 @@
  * ends, and before anything that could tell.
  *
  * The guard is a thread that looks at the outbox while there is one: what was held for a
- * whole tick and did not grow means a callback that takes long or waits for its peer, and
- * is offered to the kernel by the guard. So nobody waits for what is held for longer than
- * GUARD_TICK_NS twice. It knows nothing of Python: no GIL, no thread state.
+ * whole tick means callbacks that take long or wait for a peer, and is offered to the
+ * kernel by the guard. So nobody waits for what is held for longer than GUARD_TICK_NS
+ * twice. It knows nothing of Python: no GIL, no thread state.
  *
  * Invariant O1: loop->held == the number of owners in the outbox; 0 outside of run.
  * Invariant O2: with a guard, the outbox and its owners' queues change under its lock only
