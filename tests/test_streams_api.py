@@ -24,10 +24,23 @@ from streamkit import (
 )
 
 
+BUFFER = 1 << 16
+"""SO_SNDBUF of the writer's end and SO_RCVBUF of the peer's, in bytes.
+
+Linux doubles them, and makes larger those of TCP that nobody sets, also while neither
+end is used: what is written then may be taken without a peer that reads.
+"""
+
+FILL = bytes(1 << 20)
+"""Of one such write more is left than the default high-water mark, whatever follows."""
+
+
 @contextlib.asynccontextmanager
 async def streams(kind="unix", **arguments):
     """A reader and writer on one end of a pair: yields (reader, writer, peer)."""
     near, peer = socket_pair(kind)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
     peer.settimeout(10)
     reader, writer = await asyncio.open_connection(sock=near, **arguments)
     try:
@@ -439,7 +452,7 @@ async def test_writer_attributes(loop):
 @on_loop
 async def test_drain_waits_for_the_peer(loop, kind):
     async with streams(kind) as (_, writer, peer):
-        total = fill(writer.transport, bytes(1 << 20))
+        total = fill(writer.transport, FILL)
         drained = [asyncio.ensure_future(writer.drain())]
         if PY >= (3, 11):
             drained.append(asyncio.ensure_future(writer.drain()))
@@ -455,7 +468,7 @@ async def test_drain_waits_for_the_peer(loop, kind):
 @on_loop
 async def test_drain_after_the_connection_is_lost(loop):
     async with streams("tcp") as (reader, writer, peer):
-        fill(writer.transport, bytes(1 << 20))
+        fill(writer.transport, FILL)
         task = asyncio.ensure_future(writer.drain())
         await settle(loop)
         reset(peer)
