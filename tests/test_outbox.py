@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import threading
+import time
 
 import pytest
 import support
@@ -65,6 +66,13 @@ async def guarded(count=2):
         yield pairs
 
 
+def spin():
+    """Be a callback that takes longer than anything is held beside short ones."""
+    end = time.perf_counter() + 0.002
+    while time.perf_counter() < end:
+        pass
+
+
 @pytest.mark.pyloop_only
 @on_loop
 async def test_writes_of_a_batch_wait_for_its_end(loop):
@@ -76,9 +84,33 @@ async def test_writes_of_a_batch_wait_for_its_end(loop):
             transport.write(b"two")
             seen.append([pending_bytes(peer) for _, _, peer in pairs])
 
-        await in_one_batch(*[lambda t=t: write(t) for t, _, _ in pairs], lambda: None)
+        for _ in range(100):  # a batch that is interrupted may last too long
+            seen.clear()
+            await in_one_batch(*[lambda t=t: write(t) for t, _, _ in pairs], spin)
+            assert [recv_exactly(peer, 7) for _, _, peer in pairs] == [b"one two"] * 3
+            if seen == [[0, 0, 0]] * 3:
+                break
         assert seen == [[0, 0, 0]] * 3
-        assert [recv_exactly(peer, 7) for _, _, peer in pairs] == [b"one two"] * 3
+
+
+@pytest.mark.parametrize("who", ["who writes", "who does not"])
+@on_loop
+async def test_slow_callbacks_keep_nobody_waiting(loop, who):
+    """asyncio sends at once. The guard would take 5 ms."""
+    async with guarded() as ((first, _, peer), (second, _, end)):
+        seen = []
+
+        def look():
+            if who == "who writes":
+                second.write(b"second")
+            seen.append(pending_bytes(peer))
+
+        late = [spin, look] if who == "who does not" else [lambda: (spin(), look())]
+        await in_one_batch(lambda: first.write(b"first"), *late, lambda: None)
+        assert seen == [5]
+        assert recv_exactly(peer, 5) == b"first"
+        if who == "who writes":
+            assert recv_exactly(end, 6) == b"second"
 
 
 @pytest.mark.pyloop_only

@@ -6,6 +6,8 @@
 
 #include "base/forks.h"
 
+#include "loop/clock.h"
+
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -17,6 +19,7 @@ enum {
 };
 #define GUARD_WISHES_NS 100000000U /* ... so short a time begin the guard */
 #define GUARD_TICK_NS 5000000U
+#define OLD_TICKS UINT64_C(1250000) /* of clock_ticks(): about half a millisecond */
 
 typedef struct {
     PyObject *owner; /* strong */
@@ -36,6 +39,7 @@ struct Outbox {
     uint64_t changes;  /* grows with whatever comes and goes */
     bool asleep, stop;
     /* The loop's side. */
+    uint64_t first_ticks; /* when the first of them came: clock_ticks() */
     unsigned int forks; /* forks_count() of the process that the guard is in */
     uv_thread_t guard;
     bool refused; /* no thread was to be had */
@@ -238,6 +242,9 @@ outbox_add(LoopObject *loop, PyObject *owner, const OutboxOps *ops, const int *s
     Outbox *box = loop->outbox;
     if (!outbox_is_last(loop, owner)) {
         assert(box->end < OUTBOX_MAX);
+        if (box->end == 0) {
+            box->first_ticks = clock_ticks();
+        }
         box->items[box->end++] = (OutboxItem){
             .owner = Py_NewRef(owner), .ops = ops, .sock_fd = sock_fd, .fd = fd};
         loop->held++;
@@ -247,6 +254,12 @@ outbox_add(LoopObject *loop, PyObject *owner, const OutboxOps *ops, const int *s
     if (box->asleep) {
         uv_cond_signal(&box->wake);
     }
+}
+
+bool
+outbox_is_old(const LoopObject *loop)
+{
+    return loop->held > 0 && clock_ticks() - loop->outbox->first_ticks >= OLD_TICKS;
 }
 
 bool

@@ -3,7 +3,7 @@
  * An owner (a transport) that holds has data in a queue of its own which the kernel was not
  * offered yet. It stands in the loop's outbox, in the order of the writes, until
  * outbox_flush(): when the callback ends or, with a guard, when the batch of callbacks
- * ends, and before anything that could tell.
+ * ends, or one after which the oldest is old, and before anything that could tell.
  *
  * The guard is a thread that looks at the outbox while there is one: what was held for a
  * whole tick means callbacks that take long or wait for a peer, and is offered to the
@@ -47,6 +47,8 @@ bool outbox_has_room(LoopObject *loop);
  * has to find there. */
 void outbox_add(LoopObject *loop, PyObject *owner, const OutboxOps *ops,
                 const int *sock_fd, int fd);
+/* Has the first of them been in it for so long that its system call is nothing beside? */
+bool outbox_is_old(const LoopObject *loop);
 /* Is owner the last one, so that its next data may join without overtaking anybody's? */
 bool outbox_is_last(const LoopObject *loop, const PyObject *owner);
 /* owner, if it is in it, leaves without its send(), for which this is `rescued`. */

@@ -8,7 +8,8 @@
  *   HOLD_STREAK times running holds the first k - 1 of the next callback and sends all k
  *   with one system call. A callback that ends with fewer writes unlearns that.
  * - of a batch: while more callbacks are to run before the loop polls, and the outbox has a
- *   guard, all are sent at the end of the batch. (docs/decisions/0004)
+ *   guard, all are sent at the end of the batch, or of the callback after which the oldest
+ *   is old. (docs/decisions/0004)
  * What is held goes out when the callback or the batch ends, before a write that may not
  * be held and before anything that could tell the difference (stream_release_held's
  * callers), always in the order of the writes. A transport holds at most HOLD_BYTES, in
@@ -394,7 +395,7 @@ stream_may_wait(StreamObject *self, size_t length)
         self->hold_off--;
         return false;
     }
-    return outbox_is_guarded(self->loop);
+    return outbox_is_guarded(self->loop) && !outbox_is_old(self->loop);
 }
 
 /* Offers the queue; what the kernel does not take stays, and is watched. */
