@@ -23,7 +23,6 @@ from streamkit import (
     until,
 )
 
-
 BUFFER = 1 << 16
 """SO_SNDBUF of the writer's end and SO_RCVBUF of the peer's, in bytes.
 

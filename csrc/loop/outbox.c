@@ -40,7 +40,7 @@ struct Outbox {
     bool asleep, stop;
     /* The loop's side. */
     uint64_t first_ticks; /* when the first of them came: clock_ticks() */
-    unsigned int forks; /* forks_count() of the process that the guard is in */
+    unsigned int forks;   /* forks_count() of the process that the guard is in */
     uv_thread_t guard;
     bool refused; /* no thread was to be had */
     unsigned int wishes;

@@ -303,9 +303,8 @@ run_next(LoopObject *self, bool timed)
         }
         Py_DECREF((PyObject *)(uintptr_t)word);
     }
-    if (self->held > 0 &&
-        (self->batch_left == 0 || !self->guarded || self->held_plain > 0 ||
-         outbox_is_old(self))) {
+    if (self->held > 0 && (self->batch_left == 0 || !self->guarded ||
+                           self->held_plain > 0 || outbox_is_old(self))) {
         outbox_flush(self);
     }
     return rc;
