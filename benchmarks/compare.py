@@ -13,6 +13,8 @@ the median of the rounds' own ratios.
 from __future__ import annotations
 
 import argparse
+import compileall
+import importlib.util
 import json
 import os
 import shutil
@@ -234,6 +236,13 @@ class Measurements:
         return run_micro(loop, row.key, self.micro_seconds, port)
 
 
+def compile_bytecode() -> None:
+    """Leave pyloop's bytecode beside it, as pip did for the peers."""
+    found = importlib.util.find_spec("pyloop")
+    for folder in (found and found.submodule_search_locations) or ():
+        compileall.compile_dir(folder, quiet=2)  # what can't be written is left out
+
+
 def main() -> int:
     args = parse_args()
     rows = chosen_rows(args.only)
@@ -250,6 +259,7 @@ def main() -> int:
             if row.unit == "ops/s" and not row.service
         ]
     names = chosen_loops(args.loops)
+    compile_bytecode()
     run = Run(
         results.machine(),
         {name: loops.version(name) for name in names if name != loops.RAW},
