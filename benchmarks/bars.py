@@ -122,6 +122,7 @@ GOALS = (
     at_least("connect", 1.0, "uvloop"),
     at_least("spawn", 1.0, "asyncio"),
     at_least("communicate", 1.0, "asyncio"),
+    *(at_most(f"answers_{us}us", 1.05, "uvloop") for us in (100, 300, 1000, 3000)),
     *(at_most(f"sleep_{ms}ms", 60, "") for ms in SLEEPS),
     *(at_least(f"sleep_{ms}ms", 0, "") for ms in SLEEPS),
     at_most("echo_conns_5000", 1.3, "", row="echo_1k"),

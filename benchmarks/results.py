@@ -17,6 +17,7 @@ UNITS = {
     "ops/s": "operations per second (more is better)",
     "msg/s": "messages per second (more is better)",
     "us late": "microseconds late (less is better; negative is early)",
+    "ms": "milliseconds until half of them are answered (less is better)",
     "us CPU": "the server's CPU microseconds per message (less is better)",
     "calls": "the server's system calls per message (less is better)",
     "rate": "the server's messages per second, load on another core (more is better)",

@@ -87,7 +87,7 @@ def best_rate(
     return max(done / elapsed for done, elapsed in slices)
 
 
-def lateness(loop_name: str, row: Row, seconds: float) -> float:
+def own_figure(loop_name: str, row: Row, seconds: float) -> float:
     """The figure that *row* returns by itself, in its own unit."""
     with new_loop(loop_name) as loop:
         return row.workload(loop, max(20, int(seconds * 100)))
@@ -106,7 +106,7 @@ def main() -> None:
     if args.count is not None:
         timed(args.loop, row, args.count)
         return
-    measure = operations_per_second if row.unit == "ops/s" else lateness
+    measure = operations_per_second if row.unit == "ops/s" else own_figure
     print(json.dumps({"figure": measure(args.loop, row, args.seconds)}))
 
 

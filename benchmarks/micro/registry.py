@@ -23,6 +23,7 @@ MODULES = (
     "processes",
     "startup",
     "lateness",
+    "answers",
 )
 
 #: (loop, n) -> operations done, at least n.  The loop is not running yet.
@@ -33,8 +34,8 @@ Workload = Callable[[asyncio.AbstractEventLoop, int], int]
 class Row:
     """One line of the table.
 
-    *unit* is ``"ops/s"`` (the workload is timed and more is better) or
-    ``"us late"`` (the workload returns the figure itself and less is better).
+    *unit* is ``"ops/s"`` (the workload is timed and more is better) or another of
+    results.py (the workload returns the figure itself and less is better).
 
     *waits* says that the workload waits for time to pass or for other threads, so that
     only the wall clock can time it. Otherwise the process's CPU clock does: the same on
