@@ -24,7 +24,7 @@ from streamkit import (
 )
 
 BUFFER = 1 << 16
-"""SO_SNDBUF of the writer's end and SO_RCVBUF of the peer's, in bytes.
+"""SO_SNDBUF and SO_RCVBUF of both ends, in bytes.
 
 Linux doubles them, and makes larger those of TCP that nobody sets, also while neither
 end is used: what is written then may be taken without a peer that reads.
@@ -38,8 +38,9 @@ FILL = bytes(1 << 20)
 async def streams(kind="unix", **arguments):
     """A reader and writer on one end of a pair: yields (reader, writer, peer)."""
     near, peer = socket_pair(kind)
-    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+    for sock in (near, peer):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
     peer.settimeout(10)
     reader, writer = await asyncio.open_connection(sock=near, **arguments)
     try:
