@@ -5,7 +5,6 @@
 #include "loop/outbox.h"
 
 #include "base/forks.h"
-
 #include "loop/clock.h"
 
 #include <pthread.h>
@@ -19,7 +18,7 @@ enum {
 };
 #define GUARD_WISHES_NS 100000000U /* ... so short a time begin the guard */
 #define GUARD_TICK_NS 5000000U
-#define OLD_TICKS UINT64_C(1250000) /* of clock_ticks(): about half a millisecond */
+#define OUTBOX_OLD_TICKS UINT64_C(1250000) /* of clock_ticks(): about 0.5 ms */
 
 typedef struct {
     PyObject *owner; /* strong */
@@ -259,7 +258,8 @@ outbox_add(LoopObject *loop, PyObject *owner, const OutboxOps *ops, const int *s
 bool
 outbox_is_old(const LoopObject *loop)
 {
-    return loop->held > 0 && clock_ticks() - loop->outbox->first_ticks >= OLD_TICKS;
+    return loop->held > 0 &&
+           clock_ticks() - loop->outbox->first_ticks >= OUTBOX_OLD_TICKS;
 }
 
 bool
