@@ -116,6 +116,13 @@ def spin(loop, iterations=5):
         run_once(loop)
 
 
+def busy_wait(seconds):
+    """Keep the thread busy until time.monotonic() has moved by so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
 def run_in_thread(function, *args, timeout=PATIENCE):
     """Call function(*args) in a new thread; return or raise what it did."""
     outcome = {}

@@ -12,7 +12,6 @@ import os
 import select
 import socket
 import threading
-import time
 
 import pytest
 import support
@@ -66,11 +65,9 @@ async def guarded(count=2):
         yield pairs
 
 
-def spin():
+def be_slow():
     """Be a callback that takes longer than anything is held beside short ones."""
-    end = time.perf_counter() + 0.002
-    while time.perf_counter() < end:
-        pass
+    support.busy_wait(0.002)
 
 
 @pytest.mark.pyloop_only
@@ -86,7 +83,7 @@ async def test_writes_of_a_batch_wait_for_its_end(loop):
 
         for _ in range(100):  # a batch that is interrupted may last too long
             seen.clear()
-            await in_one_batch(*[lambda t=t: write(t) for t, _, _ in pairs], spin)
+            await in_one_batch(*[lambda t=t: write(t) for t, _, _ in pairs], be_slow)
             assert [recv_exactly(peer, 7) for _, _, peer in pairs] == [b"one two"] * 3
             if seen == [[0, 0, 0]] * 3:
                 break
@@ -105,7 +102,11 @@ async def test_slow_callbacks_keep_nobody_waiting(loop, who):
                 second.write(b"second")
             seen.append(pending_bytes(peer))
 
-        late = [spin, look] if who == "who does not" else [lambda: (spin(), look())]
+        def slow_look():
+            be_slow()
+            look()
+
+        late = [be_slow, look] if who == "who does not" else [slow_look]
         await in_one_batch(lambda: first.write(b"first"), *late, lambda: None)
         assert seen == [5]
         assert recv_exactly(peer, 5) == b"first"

@@ -15,17 +15,11 @@ import time
 import pytest
 import streamkit
 import support
-from support import run_once
+from support import busy_wait, run_once
 
 #: POLL_CALLBACKS, and what may run between the poll and the descriptor's turn.
 CALLBACKS = 32
 BOUND = CALLBACKS + 8
-
-
-def busy_wait(seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        pass
 
 
 class Chain:

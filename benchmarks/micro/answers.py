@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from micro.registry import row
@@ -87,14 +88,11 @@ def add_row(microseconds: int) -> None:
         f"answers_{microseconds}us",
         f"{CLIENTS} requests at once, {microseconds} us of Python each",
         "ms",
-        waits=True,
     )
     def answers(loop: asyncio.AbstractEventLoop, n: int) -> float:
-        async def serve() -> asyncio.Server:
-            factory = lambda: Answers(microseconds / 1e6)  # noqa: E731
-            return await loop.create_server(factory, "127.0.0.1", 0, backlog=CLIENTS)
-
-        server = loop.run_until_complete(serve())
+        factory = partial(Answers, microseconds / 1e6)
+        serve = loop.create_server(factory, "127.0.0.1", 0, backlog=CLIENTS)
+        server = loop.run_until_complete(serve)
         port = server.sockets[0].getsockname()[1]
         argv = [sys.executable, "-m", "micro.answers", str(port), str(max(5, n // 4))]
         folder = Path(__file__).resolve().parent.parent
